@@ -1,0 +1,181 @@
+//! Batches: the unit of work of the packet path. One flat arena and a list of spans, both allocated once.
+//!
+//! A [`PacketBatch`] goes to and from the device: packets (TUN) or frames (TAP), each behind [`HEADROOM`] free bytes
+//! for a header that a leaf needs in front of it (a `virtio_net_hdr`). A [`DatagramBatch`] goes to and from the
+//! underlay: datagrams with their address and no gap between them, so that a run of equal datagrams for one endpoint
+//! is a segmentation train as it stands.
+
+use std::net::SocketAddr;
+
+/// Free bytes before each packet of a [`PacketBatch`]: room for a `virtio_net_hdr` (12 bytes), and 16-byte aligned.
+pub const HEADROOM: usize = 16;
+
+/// The largest IPv4 packet in bytes (RFC 791 section 3.1: the total length has 16 bits).
+pub const MAX_PACKET: usize = 65_535;
+
+/// Packets or frames to or from the device.
+pub type PacketBatch = Batch<(), HEADROOM>;
+
+/// Datagrams to or from the underlay, each with the other side's address.
+pub type DatagramBatch = Batch<SocketAddr, 0>;
+
+/// One entry of a batch: where its bytes lie, and what is known of it.
+#[derive(Clone, Copy, Debug)]
+struct Span<M> {
+    start: usize,
+    len: usize,
+    meta: M,
+}
+
+/// A bounded list of packets in one arena. It never grows: when it is full, [`Batch::reserve`] says so.
+#[derive(Debug)]
+pub struct Batch<M, const HEAD: usize> {
+    arena: Box<[u8]>,
+    used: usize,
+    spans: Vec<Span<M>>,
+    max_packets: usize,
+}
+
+impl<M: Copy, const HEAD: usize> Batch<M, HEAD> {
+    /// An empty batch for at most `max_packets` packets of together at most `bytes` bytes (headroom included).
+    #[must_use]
+    pub fn with_capacity(bytes: usize, max_packets: usize) -> Self {
+        Self {
+            arena: vec![0; bytes].into_boxed_slice(),
+            used: 0,
+            spans: Vec::with_capacity(max_packets),
+            max_packets,
+        }
+    }
+
+    /// Forgets all packets. No memory is released.
+    pub fn clear(&mut self) {
+        self.used = 0;
+        self.spans.clear();
+    }
+
+    /// How many packets the batch holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether the batch holds no packet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// How many bytes a next packet may have; 0 when the batch is full.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        if self.spans.len() >= self.max_packets {
+            return 0;
+        }
+        self.arena.len().saturating_sub(self.used + HEAD)
+    }
+
+    /// Reserves `max` bytes for one packet: write it, then [`Reservation::commit`] its length; dropping the reservation
+    /// gives the room back. `None` when the batch is full.
+    pub fn reserve(&mut self, max: usize) -> Option<Reservation<'_, M, HEAD>> {
+        if self.room() < max.max(1) {
+            return None;
+        }
+        let start = self.used + HEAD;
+        Some(Reservation { batch: self, start, max })
+    }
+
+    /// Appends a copy of `bytes`; `false` when the batch is full.
+    pub fn push(&mut self, meta: M, bytes: &[u8]) -> bool {
+        let Some(mut room) = self.reserve(bytes.len()) else { return false };
+        let Some(buffer) = room.buffer().get_mut(..bytes.len()) else { return false };
+        buffer.copy_from_slice(bytes);
+        room.commit(meta, bytes.len());
+        true
+    }
+
+    /// The packets in order, each with what is known of it.
+    pub fn iter(&self) -> impl Iterator<Item = (M, &[u8])> {
+        self.spans.iter().filter_map(|s| Some((s.meta, self.arena.get(s.start..s.start + s.len)?)))
+    }
+
+    /// The packet at position `index`.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<(M, &[u8])> {
+        let s = self.spans.get(index)?;
+        Some((s.meta, self.arena.get(s.start..s.start + s.len)?))
+    }
+
+    /// The packet at position `index`, to be changed in place.
+    pub fn get_mut(&mut self, index: usize) -> Option<(M, &mut [u8])> {
+        let s = self.spans.get(index)?;
+        Some((s.meta, self.arena.get_mut(s.start..s.start + s.len)?))
+    }
+
+    /// The packet at position `index` with its headroom in front.
+    pub fn with_headroom_mut(&mut self, index: usize) -> Option<&mut [u8]> {
+        let s = self.spans.get(index)?;
+        self.arena.get_mut(s.start - HEAD..s.start + s.len)
+    }
+}
+
+/// Room for one packet in a [`Batch`].
+#[derive(Debug)]
+pub struct Reservation<'a, M, const HEAD: usize> {
+    batch: &'a mut Batch<M, HEAD>,
+    start: usize,
+    max: usize,
+}
+
+impl<M: Copy, const HEAD: usize> Reservation<'_, M, HEAD> {
+    /// Where the packet is to be written: exactly as many bytes as were reserved.
+    pub fn buffer(&mut self) -> &mut [u8] {
+        let end = self.start + self.max;
+        self.batch.arena.get_mut(self.start..end).unwrap_or_default()
+    }
+
+    /// Appends the first `len` bytes of the buffer as a packet; a length beyond what was reserved is cut.
+    pub fn commit(self, meta: M, len: usize) {
+        let len = len.min(self.max);
+        self.batch.spans.push(Span { start: self.start, len, meta });
+        self.batch.used = self.start + len;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reservation_that_is_dropped_gives_its_room_back() {
+        let mut batch = PacketBatch::with_capacity(256, 4);
+        let room = batch.room();
+        drop(batch.reserve(100));
+        assert_eq!(batch.room(), room);
+        assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn a_full_batch_refuses_and_keeps_what_it_holds() {
+        let mut batch = PacketBatch::with_capacity(HEADROOM + 8, 4);
+        assert!(batch.push((), b"12345678"));
+        assert!(!batch.push((), b"9"));
+        assert_eq!(batch.iter().map(|(_, p)| p).collect::<Vec<_>>(), [b"12345678"]);
+        let mut few = DatagramBatch::with_capacity(100, 1);
+        let to = ([127, 0, 0, 1], 1).into();
+        assert!(few.push(to, b"a"));
+        assert!(!few.push(to, b"b"));
+    }
+
+    #[test]
+    fn datagrams_lie_without_a_gap_and_packets_behind_their_headroom() {
+        let to = ([127, 0, 0, 1], 1).into();
+        let mut datagrams = DatagramBatch::with_capacity(64, 4);
+        datagrams.push(to, b"abc");
+        datagrams.push(to, b"def");
+        assert_eq!(&datagrams.arena[..6], b"abcdef");
+        let mut packets = PacketBatch::with_capacity(128, 4);
+        packets.push((), b"abc");
+        assert_eq!(packets.with_headroom_mut(0).map(|p| p.len()), Some(HEADROOM + 3));
+    }
+}

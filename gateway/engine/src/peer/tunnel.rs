@@ -1,0 +1,401 @@
+//! The WireGuard session with one peer. The only file that names boringtun.
+//!
+//! boringtun reads a clock of its own, the one impurity of this crate: it is confined to this file. It has no "next
+//! deadline" either, and stamps what it sends and receives with the time of its last `update_timers`: [`Tunnel::tick`]
+//! wants to be called every [`TICK`].
+//!
+//! When to shake hands is decided here and not by boringtun: its retry is 5 s, it gives up after 90 s, and it lets a
+//! session lapse when only keepalives flow (WireGuard paper, section 6).
+
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+use boringtun::x25519;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often [`Tunnel::tick`] wants to be called.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Bytes that sealing adds to a packet: header 16, tag 16 (WireGuard paper, section 5.4.6).
+pub const OVERHEAD: usize = 32;
+
+/// The smallest buffer that boringtun writes into: a handshake initiation (WireGuard paper, section 5.4.2). It panics
+/// on less.
+pub const MIN_BUFFER: usize = 148;
+
+/// A session is renewed at this age (the paper's Rekey-After-Time, section 6.1).
+const REKEY_AFTER: Duration = Duration::from_secs(120);
+
+/// The side that does not usually initiate steps in this much later.
+const REKEY_GRACE: Duration = Duration::from_secs(30);
+
+/// Quick retries of a handshake: at most this many, this far apart.
+const QUICK_RETRIES: u32 = 4;
+const QUICK_RETRY: Duration = Duration::from_millis(500);
+
+/// Later retries without a session double from one second up to this, below boringtun's own 5 s.
+const SLOW_RETRY: Duration = Duration::from_secs(4);
+
+/// Later retries while a session still lives. Each initiation whose answer is lost takes one of the eight places that
+/// the responder has for sessions: five at once and then one in 25 s leave the live one in its place until it expires.
+const LIVE_RETRY: Duration = Duration::from_secs(25);
+
+/// Packets that wait for a session: a few, and not for long, for stale data helps nobody.
+const PENDING_PACKETS: usize = 8;
+const PENDING_FOR: Duration = Duration::from_secs(1);
+
+/// A node's own key pair, in the form that handshakes need.
+#[derive(Clone)]
+pub struct Identity {
+    private: x25519::StaticSecret,
+    public: x25519::PublicKey,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// The identity of a private key.
+    #[must_use]
+    pub fn new(private: [u8; 32]) -> Self {
+        let private = x25519::StaticSecret::from(private);
+        let public = x25519::PublicKey::from(&private);
+        Self { private, public }
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn public(&self) -> [u8; 32] {
+        self.public.to_bytes()
+    }
+}
+
+/// Handshakes under load: verified once here, for all peers, and counted (WireGuard paper, section 5.3).
+pub struct HandshakeGuard {
+    limiter: RateLimiter,
+}
+
+impl std::fmt::Debug for HandshakeGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HandshakeGuard").finish_non_exhaustive()
+    }
+}
+
+/// What [`HandshakeGuard::admit`] says of a datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// A handshake initiation of this public key.
+    Initiation([u8; 32]),
+    /// For the session with this receiver index (message types 2, 3 and 4).
+    Session(u32),
+    /// Under load: send these bytes (a cookie reply, shorter than what came) back to the sender.
+    Cookie(usize),
+    /// Under load, and nothing to answer.
+    UnderLoad,
+    /// No WireGuard message, or not for this node.
+    Invalid,
+}
+
+impl HandshakeGuard {
+    /// A guard that lets `limit` handshakes a second pass without a cookie.
+    #[must_use]
+    pub fn new(identity: &Identity, limit: u64) -> Self {
+        Self { limiter: RateLimiter::new(&identity.public, limit) }
+    }
+
+    /// To be called about once a second.
+    pub fn tick(&self) {
+        self.limiter.reset_count();
+    }
+
+    /// Reads a datagram as far as needed to know whose it is. `reply` has at least [`MIN_BUFFER`] bytes.
+    pub fn admit(&self, identity: &Identity, from: IpAddr, datagram: &[u8], reply: &mut [u8]) -> Admission {
+        // Data first: most datagrams are, and they carry no MAC to verify here.
+        if let [4, 0, 0, 0, index @ ..] = datagram {
+            return match (index.first_chunk(), datagram.len() >= OVERHEAD) {
+                (Some(index), true) => Admission::Session(u32::from_le_bytes(*index)),
+                _ => Admission::Invalid,
+            };
+        }
+        match self.limiter.verify_packet(Some(from), datagram, reply) {
+            Ok(Packet::HandshakeInit(init)) => {
+                match parse_handshake_anon(&identity.private, &identity.public, &init) {
+                    Ok(half) => Admission::Initiation(half.peer_static_public),
+                    Err(_) => Admission::Invalid,
+                }
+            }
+            Ok(Packet::HandshakeResponse(response)) => Admission::Session(response.receiver_idx),
+            Ok(Packet::PacketCookieReply(cookie)) => Admission::Session(cookie.receiver_idx),
+            Ok(Packet::PacketData(data)) => Admission::Session(data.receiver_idx),
+            Err(TunnResult::WriteToNetwork(cookie)) => Admission::Cookie(cookie.len()),
+            Err(TunnResult::Err(boringtun::noise::errors::WireGuardError::UnderLoad)) => Admission::UnderLoad,
+            Err(_) => Admission::Invalid,
+        }
+    }
+}
+
+/// How a tunnel behaves.
+#[derive(Clone, Debug)]
+pub struct TunnelSettings {
+    /// The peer's public key.
+    pub public_key: [u8; 32],
+    /// The preshared key, if there is one.
+    pub preshared_key: Option<[u8; 32]>,
+    /// Seconds between keepalives.
+    pub keepalive: Option<u16>,
+    /// The upper 24 bits of every receiver index of this tunnel.
+    pub index: u32,
+    /// This side usually initiates: at once, and for ever. The other side waits a little before it does.
+    pub initiates: bool,
+    /// Keep a session at all times, also with nothing to send.
+    pub warm: bool,
+}
+
+/// What came of a datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// A packet of this many bytes stands at the start of the buffer.
+    Packet(usize),
+    /// A message of this many bytes at the start of the buffer goes back to the sender.
+    Reply(usize),
+    /// Authentic, and nothing to do (a keepalive).
+    Nothing,
+    /// Not authentic, a replay, or not a packet.
+    Rejected,
+}
+
+/// The session with one peer.
+pub struct Tunnel {
+    tunn: Tunn,
+    initiates: bool,
+    warm: bool,
+    session: bool,
+    /// When the current session began.
+    established: Option<Instant>,
+    attempts: u32,
+    next_attempt: Option<Instant>,
+    /// Since when there is something to send and no session.
+    wanted: Option<Instant>,
+    pending: VecDeque<(Instant, Vec<u8>)>,
+    stale: u64,
+    rng: fastrand::Rng,
+}
+
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tunnel").field("session", &self.session).field("attempts", &self.attempts).finish()
+    }
+}
+
+impl Tunnel {
+    /// A tunnel without a session. `seed` is for the jitter of retries.
+    #[must_use]
+    pub fn new(identity: &Identity, settings: &TunnelSettings, seed: u64) -> Self {
+        // The engine's guard has counted a handshake before it comes here: this limiter never limits.
+        let unlimited = Arc::new(RateLimiter::new(&identity.public, u64::MAX));
+        let tunn = Tunn::new(
+            identity.private.clone(),
+            x25519::PublicKey::from(settings.public_key),
+            settings.preshared_key,
+            settings.keepalive,
+            settings.index,
+            Some(unlimited),
+        );
+        Self {
+            tunn,
+            initiates: settings.initiates,
+            warm: settings.warm,
+            session: false,
+            established: None,
+            attempts: 0,
+            next_attempt: None,
+            wanted: None,
+            pending: VecDeque::with_capacity(PENDING_PACKETS),
+            stale: 0,
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// Whether packets can be sealed now.
+    #[must_use]
+    pub fn has_session(&self) -> bool {
+        self.session
+    }
+
+    /// When the current session began.
+    #[must_use]
+    pub fn established(&self) -> Option<Instant> {
+        self.established
+    }
+
+    /// Whether to keep a session at all times.
+    pub fn set_warm(&mut self, warm: bool) {
+        self.warm = warm;
+    }
+
+    /// Seals `packet` into `dst` (at least [`MIN_BUFFER`], and [`OVERHEAD`] more than the packet) and returns the
+    /// datagram's length; `None` without a session.
+    pub fn seal(&mut self, packet: &[u8], dst: &mut [u8]) -> Option<usize> {
+        if !self.session || dst.len() < MIN_BUFFER.max(packet.len() + OVERHEAD) {
+            return None;
+        }
+        match self.tunn.encapsulate(packet, dst) {
+            TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
+            _ => None,
+        }
+    }
+
+    /// Keeps a packet until there is a session, for a second at most; `false` when enough wait already.
+    pub fn wait(&mut self, now: Instant, packet: &[u8]) -> bool {
+        self.wanted.get_or_insert(now);
+        self.expire_pending(now);
+        if self.pending.len() >= PENDING_PACKETS {
+            return false;
+        }
+        self.pending.push_back((now, packet.to_vec()));
+        true
+    }
+
+    /// Seals the oldest packet that waits, as [`Tunnel::seal`].
+    pub fn seal_waiting(&mut self, now: Instant, dst: &mut [u8]) -> Option<usize> {
+        if !self.session {
+            return None;
+        }
+        self.expire_pending(now);
+        let (_, packet) = self.pending.pop_front()?;
+        self.seal(&packet, dst)
+    }
+
+    /// Room that [`Tunnel::seal_waiting`] needs for its next packet; `None` when nothing waits.
+    #[must_use]
+    pub fn waiting(&self) -> Option<usize> {
+        self.pending.front().map(|(_, packet)| MIN_BUFFER.max(packet.len() + OVERHEAD))
+    }
+
+    /// How many packets waited in vain since the last call.
+    pub fn take_stale(&mut self) -> u64 {
+        std::mem::take(&mut self.stale)
+    }
+
+    /// Opens a datagram that [`HandshakeGuard::admit`] found to be this tunnel's. `dst` has at least [`MIN_BUFFER`]
+    /// bytes and no fewer than the datagram.
+    pub fn open(&mut self, now: Instant, from: IpAddr, datagram: &[u8], dst: &mut [u8]) -> Opened {
+        if datagram.is_empty() || dst.len() < MIN_BUFFER.max(datagram.len()) {
+            return Opened::Rejected;
+        }
+        let handshake = datagram.first() != Some(&4);
+        let opened = match self.tunn.decapsulate(Some(from), datagram, dst) {
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+                Opened::Packet(packet.len())
+            }
+            TunnResult::WriteToNetwork(reply) => Opened::Reply(reply.len()),
+            TunnResult::Done => Opened::Nothing,
+            TunnResult::Err(_) => Opened::Rejected,
+        };
+        if opened != Opened::Rejected && (handshake || !self.session) {
+            self.refresh(now);
+        }
+        opened
+    }
+
+    /// What is due: keepalives, handshakes, expiry. A message for the peer is written into `dst` (at least
+    /// [`MIN_BUFFER`] bytes). `reachable`: an endpoint is known.
+    pub fn tick(&mut self, now: Instant, reachable: bool, dst: &mut [u8]) -> Option<usize> {
+        self.expire_pending(now);
+        let due = match self.tunn.update_timers(dst) {
+            TunnResult::WriteToNetwork(message) => {
+                // An initiation (148 bytes) is an attempt, whoever thought of it.
+                Some((message.len(), message.first() == Some(&1)))
+            }
+            // "Connection expired" is boringtun's end, not ours: the next attempt wakes it again.
+            _ => None,
+        };
+        self.refresh(now);
+        match due {
+            Some((len, true)) => {
+                self.attempted(now);
+                reachable.then_some(len)
+            }
+            Some((len, false)) => reachable.then_some(len),
+            None if reachable && self.handshake_due(now) => {
+                self.attempted(now);
+                match self.tunn.format_handshake_initiation(dst, true) {
+                    TunnResult::WriteToNetwork(message) => Some(message.len()),
+                    _ => None,
+                }
+            }
+            None => None,
+        }
+    }
+
+    /// Tries again at once: the peer's endpoint has just become known, or has changed.
+    pub fn retry_now(&mut self) {
+        if !self.session {
+            self.attempts = 0;
+            self.next_attempt = None;
+        }
+    }
+
+    fn handshake_due(&self, now: Instant) -> bool {
+        if self.next_attempt.is_some_and(|next| now < next) {
+            return false;
+        }
+        let age = self.established.map(|at| now.saturating_duration_since(at));
+        match age.filter(|_| self.session) {
+            Some(age) => self.warm && age >= if self.initiates { REKEY_AFTER } else { REKEY_AFTER + REKEY_GRACE },
+            None => self.warm || self.wanted.is_some(),
+        }
+    }
+
+    fn attempted(&mut self, now: Instant) {
+        self.attempts = self.attempts.saturating_add(1);
+        let pause = if self.attempts <= QUICK_RETRIES {
+            QUICK_RETRY
+        } else if self.session {
+            LIVE_RETRY
+        } else {
+            SLOW_RETRY.min(Duration::from_secs(1 << (self.attempts - QUICK_RETRIES - 1).min(8)))
+        };
+        // Both sides at once, or a thousand members after a hub's restart, must not stay in step.
+        let jitter = pause.mul_f64(0.25 * self.rng.f64());
+        self.next_attempt = Some(now + pause + jitter);
+        if self.wanted.is_some_and(|since| now.saturating_duration_since(since) > PENDING_FOR) && self.pending.is_empty() {
+            self.wanted = None;
+        }
+    }
+
+    /// Learns from boringtun whether there is a session, and since when.
+    fn refresh(&mut self, now: Instant) {
+        let age = self.tunn.time_since_last_handshake();
+        let established = age.map(|age| now.checked_sub(age).unwrap_or(now));
+        let renewed = match (self.established, established) {
+            (Some(before), Some(after)) => after.saturating_duration_since(before) > Duration::from_secs(1),
+            (before, after) => before.is_none() && after.is_some(),
+        };
+        self.session = established.is_some();
+        if renewed {
+            self.attempts = 0;
+            self.wanted = None;
+            self.next_attempt = None;
+        }
+        if established.is_none() && self.established.is_some() && !self.initiates {
+            // Leave the first word to the side that usually has it.
+            self.next_attempt = Some(now + QUICK_RETRY * QUICK_RETRIES);
+        }
+        if renewed || established.is_none() {
+            self.established = established;
+        }
+    }
+
+    fn expire_pending(&mut self, now: Instant) {
+        while self.pending.pop_front_if(|(since, _)| now.saturating_duration_since(*since) > PENDING_FOR).is_some() {
+            self.stale += 1;
+        }
+    }
+}

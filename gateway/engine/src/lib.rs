@@ -1,5 +1,26 @@
-//! What happens to a packet. Pure: no socket, no runtime and no clock read; the time is an argument.
+//! What happens to a packet: the engine of overlay-gw.
+//!
+//! ```text
+//! host → Engine::handle_host     → packets for the underlay, answers for the host
+//! peer → Engine::handle_underlay → packets for the host, datagrams for peers
+//! time → Engine::handle_timeout  → handshakes and keepalives
+//! ```
+//!
+//! Pure: no socket, no runtime, no file, and no clock: the time is an argument. The one exception is boringtun's own
+//! hidden clock, confined to [`peer::tunnel`].
 #![forbid(unsafe_code)]
 
+pub mod counters;
+pub mod engine;
 pub mod gateway;
+mod host_side;
+pub mod listener;
 pub mod packet;
+pub mod peer;
+pub mod route;
+pub mod settings;
+pub mod table;
+
+pub use counters::{DropReason, Drops};
+pub use engine::{Engine, Output, PeerStatus};
+pub use settings::{EngineSettings, RoleSettings};

@@ -196,7 +196,7 @@ impl std::fmt::Debug for Tunnel {
 impl Tunnel {
     /// A tunnel without a session. `seed` is for the jitter of retries.
     #[must_use]
-    pub fn new(identity: &Identity, settings: &TunnelSettings, seed: u64) -> Self {
+    pub fn new(identity: &Identity, settings: &TunnelSettings, now: Instant, seed: u64) -> Self {
         // The engine's guard has counted a handshake before it comes here: this limiter never limits.
         let unlimited = Arc::new(RateLimiter::new(&identity.public, u64::MAX));
         let tunn = Tunn::new(
@@ -214,7 +214,7 @@ impl Tunnel {
             session: false,
             established: None,
             attempts: 0,
-            next_attempt: None,
+            next_attempt: (!settings.initiates).then_some(now + QUICK_RETRY * QUICK_RETRIES),
             wanted: None,
             pending: VecDeque::with_capacity(PENDING_PACKETS),
             stale: 0,
@@ -348,7 +348,9 @@ impl Tunnel {
         }
         let age = self.established.map(|at| now.saturating_duration_since(at));
         match age.filter(|_| self.session) {
-            Some(age) => self.warm && age >= if self.initiates { REKEY_AFTER } else { REKEY_AFTER + REKEY_GRACE },
+            Some(age) => {
+                self.warm && age >= if self.initiates { REKEY_AFTER } else { REKEY_AFTER + REKEY_GRACE }
+            }
             None => self.warm || self.wanted.is_some(),
         }
     }
@@ -365,7 +367,9 @@ impl Tunnel {
         // Both sides at once, or a thousand members after a hub's restart, must not stay in step.
         let jitter = pause.mul_f64(0.25 * self.rng.f64());
         self.next_attempt = Some(now + pause + jitter);
-        if self.wanted.is_some_and(|since| now.saturating_duration_since(since) > PENDING_FOR) && self.pending.is_empty() {
+        if self.wanted.is_some_and(|since| now.saturating_duration_since(since) > PENDING_FOR)
+            && self.pending.is_empty()
+        {
             self.wanted = None;
         }
     }
@@ -394,7 +398,11 @@ impl Tunnel {
     }
 
     fn expire_pending(&mut self, now: Instant) {
-        while self.pending.pop_front_if(|(since, _)| now.saturating_duration_since(*since) > PENDING_FOR).is_some() {
+        while self
+            .pending
+            .pop_front_if(|(since, _)| now.saturating_duration_since(*since) > PENDING_FOR)
+            .is_some()
+        {
             self.stale += 1;
         }
     }

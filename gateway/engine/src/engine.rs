@@ -1,0 +1,580 @@
+//! The engine: the table of contents of the product. Packets and datagrams go in, packets and datagrams come out.
+//!
+//! [`Engine::handle_host`] takes what the host sends, [`Engine::handle_underlay`] what peers send,
+//! [`Engine::handle_timeout`] the passing of time. Each is called by its own thread over the same engine, which is
+//! shared by reference: peers and routes are one snapshot, loaded once per batch, and each peer has a lock that is
+//! taken once per run of packets.
+
+use crate::counters::{DropReason, Drops};
+use crate::gateway::{Answer, Gateway, IcmpError};
+use crate::host_side::HostSide;
+use crate::listener::{LiveAddresses, Liveness};
+use crate::packet::ipv4::{self, Ipv4};
+use crate::packet::{Batch, DatagramBatch, MAX_PACKET, PacketBatch};
+use crate::peer::tunnel::{Admission, HandshakeGuard, Identity, MIN_BUFFER, OVERHEAD, Opened, TICK};
+use crate::peer::{LinkGuard, LinkStatus, Peer, PeerIndex};
+use crate::settings::{EngineSettings, RoleSettings};
+use crate::table::{Destination, Table};
+use arc_swap::ArcSwap;
+use ipnet::Ipv4Net;
+use parking_lot::Mutex;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Handshakes a second that pass without a cookie: a base for strangers, and some for each member, all of whom may
+/// come at once after a hub's restart.
+const HANDSHAKES_BASE: u64 = 50;
+const HANDSHAKES_PER_PEER: u64 = 2;
+
+/// What one call of the engine gives back. Allocated once and used again; [`Output::clear`] it before each call.
+#[derive(Debug)]
+pub struct Output {
+    /// For the device: packets (TUN) or frames (TAP).
+    pub host: PacketBatch,
+    /// For the underlay.
+    pub net: DatagramBatch,
+    /// On their way to a peer: what a hub forwards and what the gateway answers to a peer.
+    pub(crate) relay: Batch<PeerIndex, 0>,
+    /// Where one packet is made before it is copied into a batch.
+    pub(crate) scratch: Box<[u8]>,
+}
+
+impl Output {
+    /// Room for what comes of a batch of `packets` packets of together at most `bytes` bytes.
+    #[must_use]
+    pub fn for_batch(bytes: usize, packets: usize) -> Self {
+        // Each packet grows by what sealing adds (short ones to the size of a handshake message), and a last one that
+        // is only reserved must fit as well.
+        let bytes = bytes + packets * (MIN_BUFFER + crate::packet::HEADROOM) + MAX_PACKET + OVERHEAD;
+        // A packet that is cut into fragments becomes several.
+        let packets = packets * 2 + MAX_PACKET / 576;
+        Self {
+            host: PacketBatch::with_capacity(bytes, packets),
+            net: DatagramBatch::with_capacity(bytes, packets),
+            relay: Batch::with_capacity(bytes, packets),
+            scratch: vec![0; MAX_PACKET + OVERHEAD].into_boxed_slice(),
+        }
+    }
+
+    /// Forgets what the last call gave back.
+    pub fn clear(&mut self) {
+        self.host.clear();
+        self.net.clear();
+        self.relay.clear();
+    }
+}
+
+/// What `status` shows of a peer.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Who it is.
+    pub peer: Peer,
+    /// How its link is.
+    pub link: LinkStatus,
+}
+
+/// The packet engine of one node or hub.
+#[derive(Debug)]
+pub struct Engine {
+    identity: Identity,
+    guard: HandshakeGuard,
+    table: ArcSwap<Table>,
+    live: LiveAddresses,
+    drops: Drops,
+    /// Locked for the moment of one answer; packets that are only carried never come near it.
+    gateway: Mutex<Gateway>,
+    host_side: HostSide,
+    seeds: Mutex<fastrand::Rng>,
+    last_guard_tick: Mutex<Instant>,
+}
+
+impl Engine {
+    /// An engine for `settings` with the private key `private_key`. `seed` is all the randomness of its own that it
+    /// uses (jitter and packet identifications); the handshakes' keys are boringtun's.
+    #[must_use]
+    pub fn new(settings: EngineSettings, private_key: [u8; 32], now: Instant, seed: u64) -> Self {
+        let identity = Identity::new(private_key);
+        let limit = HANDSHAKES_BASE + HANDSHAKES_PER_PEER * settings.peers.len() as u64;
+        let mut seeds = fastrand::Rng::with_seed(seed);
+        let host_side = HostSide::new(&settings);
+        let gateway = Mutex::new(Gateway::new(settings.overlay, gateway_slot(&settings)));
+        let table = Table::new(settings, &identity, None, now, || seeds.u64(..));
+        Self {
+            guard: HandshakeGuard::new(&identity, limit),
+            identity,
+            gateway,
+            table: ArcSwap::from_pointee(table),
+            live: LiveAddresses::default(),
+            drops: Drops::default(),
+            host_side,
+            seeds: Mutex::new(seeds),
+            last_guard_tick: Mutex::new(now),
+        }
+    }
+
+    /// Takes new settings. Peers that stay keep their sessions; role, slot and keys are fixed for an engine's life.
+    pub fn reconfigure(&self, settings: EngineSettings, now: Instant) {
+        let before = self.table.load();
+        let mut seeds = self.seeds.lock();
+        let table = Table::new(settings, &self.identity, Some(&before), now, || seeds.u64(..));
+        self.table.store(Arc::new(table));
+    }
+
+    /// This node's public key.
+    #[must_use]
+    pub fn public_key(&self) -> [u8; 32] {
+        self.identity.public()
+    }
+
+    /// Tells the engine which addresses are on the device; `None`: that is not known.
+    pub fn set_live(&self, addresses: Option<Vec<Ipv4Addr>>) {
+        self.live.set(addresses);
+    }
+
+    /// Tells the engine on which UDP port its datagrams leave, by which it recognises them when they come back.
+    pub fn set_listen_port(&self, port: u16) {
+        self.host_side.set_listen_port(port);
+    }
+
+    /// Tells the engine where a peer is (a name was resolved). Unknown keys are ignored, and so is an address inside
+    /// the overlay.
+    pub fn set_endpoint(&self, public_key: &[u8; 32], endpoint: SocketAddr) {
+        let table = self.table.load();
+        if let Some(peer) = table.by_key(public_key).filter(|_| !in_overlay(&table, endpoint)) {
+            let mut link = peer.link.lock();
+            if link.endpoint != Some(endpoint) {
+                link.endpoint = Some(endpoint);
+                link.tunnel.retry_now();
+            }
+        }
+    }
+
+    /// Every drop with its reason.
+    #[must_use]
+    pub fn drops(&self) -> &Drops {
+        &self.drops
+    }
+
+    /// The peers, in the order of the settings.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let table = self.table.load();
+        table.in_order().map(|peer| PeerStatus { peer: peer.clone(), link: peer.link.status() }).collect()
+    }
+
+    /// Packets (TUN) or frames (TAP) that the host sends. They are changed in place (time to live).
+    pub fn handle_host(&self, now: Instant, host: &mut PacketBatch, out: &mut Output) {
+        let table = self.table.load();
+        let mut sender = Sender::new(&table, &self.drops);
+        for n in 0..host.len() {
+            let Some((_, frame)) = host.get_mut(n) else { continue };
+            if let Some(packet) = self.host_side.receive(frame, &self.drops, out) {
+                self.from_host(now, &table, packet, &mut sender, out);
+            }
+        }
+    }
+
+    fn from_host(
+        &self,
+        now: Instant,
+        table: &Table,
+        packet: &mut [u8],
+        sender: &mut Sender<'_>,
+        out: &mut Output,
+    ) {
+        let Some(slot) = table.settings.slot() else { return };
+        let Some(ip) = self.parse(packet) else { return };
+        let (source, destination, len) = (ip.source(), ip.destination(), ip.bytes().len());
+        if self.host_side.is_own_datagram(&ip, table) {
+            return self.drops.count(DropReason::OwnDatagram);
+        }
+        if source == slot.gateway() {
+            return self.drops.count(DropReason::GatewaySource);
+        }
+        if !slot.contains(source) || source == slot.broadcast() {
+            return self.drops.count(DropReason::ForeignSource);
+        }
+        if is_group(destination)
+            || destination == slot.broadcast()
+            || destination == table.settings.overlay.broadcast()
+        {
+            return self.drops.count(DropReason::Multicast);
+        }
+        if destination == slot.gateway() {
+            let answer = self.gateway.lock().answer(now, &ip, &mut out.scratch);
+            return self.answer_host(answer, DropReason::GatewayIgnored, source, out);
+        }
+        let mtu = table.settings.mtu;
+        let (reason, error) = match table.destination(destination) {
+            Destination::Own => {
+                let answer =
+                    self.gateway.lock().refuse(now, table.settings.refuse, &ip, false, &mut out.scratch);
+                return self.answer_host(answer, DropReason::ListenerOffline, source, out);
+            }
+            Destination::None => (DropReason::NoRoute, IcmpError::NetUnreachable),
+            Destination::Peer(_) if len > usize::from(mtu) && ip.dont_fragment() => {
+                (DropReason::TooBig, IcmpError::FragmentationNeeded { mtu })
+            }
+            Destination::Peer(peer) => {
+                let packet = packet.get_mut(..len).unwrap_or_default();
+                if ipv4::decrement_ttl(packet) {
+                    return sender.send(now, peer, packet, mtu, &mut out.scratch, &mut out.net);
+                }
+                (DropReason::TtlExpired, IcmpError::TimeExceeded)
+            }
+        };
+        let Some(ip) = self.parse(packet) else { return };
+        let answer = self.gateway.lock().error(now, error, &ip, false, &mut out.scratch);
+        self.answer_host(answer, reason, source, out);
+    }
+
+    /// Counts a packet from the host that goes no further, and tells its sender.
+    fn answer_host(&self, answer: Answer, reason: DropReason, to: Ipv4Addr, out: &mut Output) {
+        if !matches!(answer, Answer::Echo(_)) {
+            self.drops.count(reason);
+        }
+        match answer {
+            Answer::Echo(len) | Answer::Refused(len) => self.host_side.send(out, len, to, &self.drops),
+            Answer::Limited => self.drops.count(DropReason::RateLimited),
+            Answer::Silent => {}
+        }
+    }
+
+    /// Datagrams that came from the underlay, each with its source.
+    pub fn handle_underlay(&self, now: Instant, datagrams: &DatagramBatch, out: &mut Output) {
+        let table = self.table.load();
+        let mut run: Option<(&Peer, LinkGuard<'_>)> = None;
+        for (from, datagram) in datagrams.iter() {
+            if in_overlay(&table, from) {
+                self.drops.count(DropReason::EndpointInOverlay);
+                continue;
+            }
+            let mut reply = [0; MIN_BUFFER];
+            let peer = match self.guard.admit(&self.identity, from.ip(), datagram, &mut reply) {
+                Admission::Session(receiver) => table.by_receiver(receiver).ok_or(DropReason::NotWireguard),
+                Admission::Initiation(key) => table.by_key(&key).ok_or(DropReason::UnknownPeer),
+                Admission::Cookie(len) => {
+                    out.net.push(from, reply.get(..len).unwrap_or_default());
+                    Err(DropReason::UnderLoad)
+                }
+                Admission::UnderLoad => Err(DropReason::UnderLoad),
+                Admission::Invalid => Err(DropReason::NotWireguard),
+            };
+            let peer = match peer {
+                Ok(peer) => peer,
+                Err(reason) => {
+                    self.drops.count(reason);
+                    continue;
+                }
+            };
+            if run.as_ref().is_none_or(|(before, _)| before.index != peer.index) {
+                drop(run.take());
+                run = Some((peer, peer.link.lock()));
+            }
+            if let Some((_, link)) = run.as_mut() {
+                self.from_peer(now, &table, peer, link, from, datagram, out);
+            }
+        }
+        drop(run);
+        self.send_relay(now, &table, out);
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one datagram with all that is known of it; inlined into its only caller"
+    )]
+    fn from_peer(
+        &self,
+        now: Instant,
+        table: &Table,
+        peer: &Peer,
+        link: &mut LinkGuard<'_>,
+        from: SocketAddr,
+        datagram: &[u8],
+        out: &mut Output,
+    ) {
+        let is_hub = table.settings.role == RoleSettings::Hub;
+        // Opened where it will lie when it is accepted: in the device's batch (behind an Ethernet header on a TAP), or
+        // in the relay batch of a hub.
+        let size = MIN_BUFFER.max(datagram.len());
+        let opened = if is_hub {
+            let Some(mut room) = out.relay.reserve(size) else {
+                return self.drops.count(DropReason::NoBuffer);
+            };
+            let opened = link.tunnel.open(now, from.ip(), datagram, room.buffer());
+            if let Opened::Packet(len) = opened {
+                link.heard(now, from);
+                link.received(len);
+                let packet = room.buffer().get_mut(..len).unwrap_or_default();
+                return match self.relayed(now, table, peer, packet, &mut out.scratch) {
+                    Verdict::Relay(to) => room.commit(to, len),
+                    Verdict::Answer(len) => {
+                        drop(room);
+                        self.answer_peer(peer.index, len, out);
+                    }
+                    Verdict::Drop => {}
+                };
+            }
+            if let Opened::Reply(len) = opened {
+                out.net.push(from, room.buffer().get(..len).unwrap_or_default());
+            }
+            opened
+        } else {
+            let head = self.host_side.header_len();
+            let Some(mut room) = out.host.reserve(size + head) else {
+                return self.drops.count(DropReason::NoBuffer);
+            };
+            let buffer = room.buffer().get_mut(head..).unwrap_or_default();
+            let opened = link.tunnel.open(now, from.ip(), datagram, buffer);
+            if let Opened::Packet(len) = opened {
+                link.heard(now, from);
+                link.received(len);
+                let packet = buffer.get_mut(..len).unwrap_or_default();
+                return match self.delivered(now, table, peer, packet, &mut out.scratch) {
+                    Delivery::Host(destination) => {
+                        self.host_side.write_header(room.buffer(), destination);
+                        room.commit((), head + len);
+                    }
+                    Delivery::Answer(to, len) => {
+                        drop(room);
+                        self.answer_peer(to, len, out);
+                    }
+                    Delivery::Drop => {}
+                };
+            }
+            if let Opened::Reply(len) = opened {
+                out.net.push(from, buffer.get(..len).unwrap_or_default());
+            }
+            opened
+        };
+        match opened {
+            Opened::Rejected => self.drops.count(DropReason::Unauthentic),
+            // A cookie reply (type 3) says nothing about where the peer is.
+            _ if datagram.first() == Some(&3) => {}
+            _ => {
+                link.heard(now, from);
+                link.send_waiting(now, &mut out.net, &self.drops);
+            }
+        }
+    }
+
+    /// A packet from `peer` at a node: what becomes of it.
+    fn delivered(
+        &self,
+        now: Instant,
+        table: &Table,
+        peer: &Peer,
+        packet: &mut [u8],
+        scratch: &mut [u8],
+    ) -> Delivery {
+        let Some(slot) = table.settings.slot() else { return Delivery::Drop };
+        let Some(ip) = self.parse(packet) else { return Delivery::Drop };
+        let destination = ip.destination();
+        if !peer.owns(ip.source(), table.settings.overlay, Some(slot.net())) {
+            self.drops.count(DropReason::ForeignSource);
+            return Delivery::Drop;
+        }
+        if is_group(destination) || destination == slot.broadcast() {
+            self.drops.count(DropReason::Multicast);
+            return Delivery::Drop;
+        }
+        if !slot.contains(destination) {
+            self.drops.count(DropReason::NotMine);
+            return Delivery::Drop;
+        }
+        if destination != slot.gateway() {
+            match self.live.state(destination) {
+                Liveness::Live => return Delivery::Host(destination),
+                Liveness::Unknown => {
+                    self.drops.count(DropReason::ListenerUnknown);
+                    return Delivery::Drop;
+                }
+                Liveness::Offline => {}
+            }
+        }
+        let mut gateway = self.gateway.lock();
+        let (answer, reason) = if destination == slot.gateway() {
+            (gateway.answer(now, &ip, scratch), DropReason::GatewayIgnored)
+        } else {
+            (gateway.refuse(now, table.settings.refuse, &ip, false, scratch), DropReason::ListenerOffline)
+        };
+        match (self.written(answer, reason), table.destination(ip.source())) {
+            (Some(len), Destination::Peer(back)) => Delivery::Answer(back.index, len),
+            _ => Delivery::Drop,
+        }
+    }
+
+    /// Counts a packet from a peer that goes no further; how long the answer is that stands in the scratch.
+    fn written(&self, answer: Answer, reason: DropReason) -> Option<usize> {
+        match answer {
+            Answer::Echo(_) => {}
+            Answer::Limited => {
+                self.drops.count(reason);
+                self.drops.count(DropReason::RateLimited);
+            }
+            Answer::Refused(_) | Answer::Silent => self.drops.count(reason),
+        }
+        answer.written()
+    }
+
+    /// A packet from a member at a hub: what becomes of it.
+    fn relayed(
+        &self,
+        now: Instant,
+        table: &Table,
+        peer: &Peer,
+        packet: &mut [u8],
+        scratch: &mut [u8],
+    ) -> Verdict {
+        let Some(ip) = self.parse(packet) else { return Verdict::Drop };
+        let destination = ip.destination();
+        if !peer.owns(ip.source(), table.settings.overlay, None) {
+            self.drops.count(DropReason::ForeignSource);
+            return Verdict::Drop;
+        }
+        if is_group(destination) || destination == table.settings.overlay.broadcast() {
+            self.drops.count(DropReason::Multicast);
+            return Verdict::Drop;
+        }
+        let mtu = table.settings.mtu;
+        let (reason, error) = match table.destination(destination) {
+            Destination::Peer(to) if to.index != peer.index => {
+                if ip.bytes().len() > usize::from(mtu) && ip.dont_fragment() {
+                    (DropReason::TooBig, IcmpError::FragmentationNeeded { mtu })
+                } else if ipv4::decrement_ttl(packet) {
+                    return Verdict::Relay(to.index);
+                } else {
+                    (DropReason::TtlExpired, IcmpError::TimeExceeded)
+                }
+            }
+            _ => (DropReason::NoRoute, IcmpError::NetUnreachable),
+        };
+        let Some(ip) = self.parse(packet) else { return Verdict::Drop };
+        let answer = self.gateway.lock().error(now, error, &ip, false, scratch);
+        self.written(answer, reason).map_or(Verdict::Drop, Verdict::Answer)
+    }
+
+    fn answer_peer(&self, to: PeerIndex, len: usize, out: &mut Output) {
+        if !out.relay.push(to, out.scratch.get(..len).unwrap_or_default()) {
+            self.drops.count(DropReason::NoBuffer);
+        }
+    }
+
+    fn send_relay(&self, now: Instant, table: &Table, out: &mut Output) {
+        let mut sender = Sender::new(table, &self.drops);
+        for (to, packet) in out.relay.iter() {
+            if let Some(peer) = table.peer(to) {
+                sender.send(now, peer, packet, table.settings.mtu, &mut out.scratch, &mut out.net);
+            }
+        }
+    }
+
+    /// What is due at `now`: handshakes, keepalives, expiry; at most [`Engine::timeout_messages`] messages.
+    pub fn handle_timeout(&self, now: Instant, out: &mut Output) {
+        let mut last = self.last_guard_tick.lock();
+        if now.saturating_duration_since(*last) >= Duration::from_secs(1) {
+            self.guard.tick();
+            *last = now;
+        }
+        drop(last);
+        for peer in self.table.load().peers() {
+            peer.link.lock().tick(now, &mut out.net, &self.drops);
+        }
+    }
+
+    /// When [`Engine::handle_timeout`] is to be called next: boringtun has no next deadline, so at a fixed pace.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Instant) -> Instant {
+        now + TICK
+    }
+
+    /// How many messages one [`Engine::handle_timeout`] can give back: the size that its [`Output`] needs.
+    #[must_use]
+    pub fn timeout_messages(&self) -> usize {
+        self.table.load().peers().count()
+    }
+
+    fn parse<'a>(&self, packet: &'a [u8]) -> Option<Ipv4<'a>> {
+        if packet.first().is_none_or(|first| first >> 4 != 4) {
+            self.drops.count(DropReason::NotIpv4);
+            return None;
+        }
+        Ipv4::parse(packet).inspect_err(|_| self.drops.count(DropReason::Malformed)).ok()
+    }
+}
+
+/// What becomes of a packet at a node.
+enum Delivery {
+    Host(Ipv4Addr),
+    Answer(PeerIndex, usize),
+    Drop,
+}
+
+/// What becomes of a packet at a hub.
+enum Verdict {
+    Relay(PeerIndex),
+    Answer(usize),
+    Drop,
+}
+
+/// Sends runs of packets: the lock of a peer is held while packets for the same peer follow one another.
+struct Sender<'a> {
+    drops: &'a Drops,
+    run: Option<(PeerIndex, LinkGuard<'a>)>,
+    table: &'a Table,
+}
+
+impl<'a> Sender<'a> {
+    fn new(table: &'a Table, drops: &'a Drops) -> Self {
+        Self { drops, run: None, table }
+    }
+
+    fn send(
+        &mut self,
+        now: Instant,
+        peer: &Peer,
+        packet: &[u8],
+        mtu: u16,
+        scratch: &mut [u8],
+        net: &mut DatagramBatch,
+    ) {
+        if self.run.as_ref().is_none_or(|(index, _)| *index != peer.index) {
+            self.run = None;
+            self.run = self.table.peer(peer.index).map(|peer| (peer.index, peer.link.lock()));
+        }
+        let Some((_, link)) = self.run.as_mut() else { return };
+        if packet.len() <= usize::from(mtu) {
+            return link.send(now, packet, net, self.drops);
+        }
+        let Ok(ip) = Ipv4::parse(packet) else { return self.drops.count(DropReason::Malformed) };
+        let cut = crate::gateway::fragment::fragment(&ip, mtu, |header, payload| {
+            let Some(whole) = scratch.get_mut(..header.len() + payload.len()) else { return false };
+            let (head, body) = whole.split_at_mut(header.len());
+            head.copy_from_slice(header);
+            body.copy_from_slice(payload);
+            link.send(now, whole, net, self.drops);
+            true
+        });
+        if cut.is_err() {
+            self.drops.count(DropReason::TooBig);
+        }
+    }
+}
+
+/// The slot whose gateway speaks: the node's own; a hub, which has none, speaks from the overlay's first address.
+fn gateway_slot(settings: &EngineSettings) -> Ipv4Net {
+    let first = Ipv4Net::new(settings.overlay.network(), settings.slot_prefix).unwrap_or(settings.overlay);
+    settings.slot().map_or(first, |slot| slot.net())
+}
+
+fn is_group(address: Ipv4Addr) -> bool {
+    address.is_multicast() || address.is_broadcast() || address.is_unspecified()
+}
+
+fn in_overlay(table: &Table, endpoint: SocketAddr) -> bool {
+    match endpoint.ip().to_canonical() {
+        std::net::IpAddr::V4(address) => table.settings.overlay.contains(&address),
+        std::net::IpAddr::V6(_) => false,
+    }
+}

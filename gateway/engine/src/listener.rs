@@ -1,0 +1,58 @@
+//! Which addresses are live: those of the slot that are on the device now, as the platform reads them.
+
+use arc_swap::ArcSwapOption;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// Whether an address of the slot is on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// It is.
+    Live,
+    /// It is not.
+    Offline,
+    /// Nobody has told the engine yet what is on the device.
+    Unknown,
+}
+
+/// The addresses on the device. Replaced as a whole; readers never wait.
+#[derive(Debug, Default)]
+pub struct LiveAddresses(ArcSwapOption<Vec<Ipv4Addr>>);
+
+impl LiveAddresses {
+    /// Replaces what is known; `None`: nothing is.
+    pub fn set(&self, addresses: Option<Vec<Ipv4Addr>>) {
+        self.0.store(addresses.map(|mut addresses| {
+            addresses.sort_unstable();
+            Arc::new(addresses)
+        }));
+    }
+
+    /// Whether `address` is on the device.
+    #[must_use]
+    pub fn state(&self, address: Ipv4Addr) -> Liveness {
+        match &*self.0.load() {
+            Some(live) if live.binary_search(&address).is_ok() => Liveness::Live,
+            Some(_) => Liveness::Offline,
+            None => Liveness::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_live_while_it_is_on_the_device_and_unknown_before_anyone_looked() {
+        let live = LiveAddresses::default();
+        let [a, b] = [Ipv4Addr::new(172, 16, 8, 57), Ipv4Addr::new(172, 16, 8, 59)];
+        assert_eq!(live.state(a), Liveness::Unknown);
+        live.set(Some(vec![b, a]));
+        assert_eq!((live.state(a), live.state(b)), (Liveness::Live, Liveness::Live));
+        live.set(Some(vec![a]));
+        assert_eq!(live.state(b), Liveness::Offline);
+        live.set(None);
+        assert_eq!(live.state(a), Liveness::Unknown);
+    }
+}

@@ -1,0 +1,123 @@
+//! What an engine is told: its role, its slot, its peers; and how a [`Config`] says so.
+
+use crate::gateway::refuse::Refusal;
+use crate::peer::{PeerKind, PeerSettings};
+use ipnet::Ipv4Net;
+use overlay_config::{Config, Endpoint, HubKind, Mode, Refuse, Slot};
+use std::net::SocketAddr;
+
+/// Seconds between keepalives to a hub when the file names none: a hub must reach its nodes at any time, through NAT
+/// mappings that live for 30 s (RFC 4787 section 4.3 asks for two minutes, home routers and clouds give less).
+const HUB_KEEPALIVE: u16 = 20;
+
+/// The tunnel MTU of a hub, which has no device of its own.
+const HUB_MTU: u16 = 1420;
+
+/// Node or hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RoleSettings {
+    /// A node: a device, a slot and a gateway.
+    Node {
+        /// The slot of this node.
+        slot: Slot,
+        /// TUN (packets) or TAP (frames).
+        mode: Mode,
+    },
+    /// A hub: routes between its members, has no device.
+    Hub,
+}
+
+/// Everything that an engine is told about its overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Node or hub.
+    pub role: RoleSettings,
+    /// The overlay.
+    pub overlay: Ipv4Net,
+    /// Length of a slot's prefix.
+    pub slot_prefix: u8,
+    /// The largest packet that the tunnel carries, in bytes.
+    pub mtu: u16,
+    /// What happens to a connection to an address of the slot that is not on the device.
+    pub refuse: Refusal,
+    /// The peers; hubs in the order of preference.
+    pub peers: Vec<PeerSettings>,
+}
+
+impl EngineSettings {
+    /// The settings that `config` describes. Endpoints given by name are left open: the daemon resolves them and tells the engine.
+    #[must_use]
+    pub fn from_config(config: &Config) -> Self {
+        let node = config.node();
+        let role = match node {
+            Some(node) => RoleSettings::Node { slot: node.slot, mode: config.device.mode },
+            None => RoleSettings::Hub,
+        };
+        let routes_via = |name: &str| {
+            config.overlay.routes.iter().filter(move |r| r.via == name).map(|r| r.cidr).collect::<Vec<_>>()
+        };
+        let hubs = config.hubs.iter().map(|hub| PeerSettings {
+            name: hub.name.clone(),
+            kind: PeerKind::Hub,
+            public_key: hub.public_key.0,
+            preshared_key: hub.preshared_key.as_ref().map(|key| *key.as_bytes()),
+            keepalive: hub.persistent_keepalive.or((hub.kind == HubKind::OverlayGw).then_some(HUB_KEEPALIVE)),
+            endpoint: address(&hub.endpoint),
+            slot: None,
+            networks: [hub.allowed_ips.clone(), routes_via(&hub.name)].concat(),
+            initiates: true,
+            warm: true,
+        });
+        let peers = config.peers.iter().map(|peer| {
+            let slot = peer.slot.map(|slot| slot.net());
+            let initiates = match (node, peer.slot) {
+                // Of two nodes the lower slot begins; towards a plain member the node does; a hub waits.
+                (Some(node), Some(theirs)) => node.slot.net() < theirs.net(),
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            PeerSettings {
+                name: peer.name.clone(),
+                kind: if slot.is_some() { PeerKind::Node } else { PeerKind::Wireguard },
+                public_key: peer.public_key.0,
+                preshared_key: peer.preshared_key.as_ref().map(|key| *key.as_bytes()),
+                keepalive: peer.persistent_keepalive,
+                endpoint: peer.endpoint.as_ref().and_then(address),
+                slot,
+                networks: [slot.into_iter().collect(), peer.allowed_ips.clone(), routes_via(&peer.name)]
+                    .concat(),
+                initiates,
+                // A member whose endpoint is written down is spoken to first; of the others we wait to hear.
+                warm: peer.endpoint.is_some(),
+            }
+        });
+        Self {
+            role,
+            overlay: config.overlay.cidr,
+            slot_prefix: config.overlay.slot_prefix,
+            mtu: if node.is_some() { config.device.mtu } else { HUB_MTU },
+            refuse: match config.overlay.refuse {
+                Refuse::Reset => Refusal::Reset,
+                Refuse::Unreachable => Refusal::Unreachable,
+                Refuse::Silent => Refusal::Silent,
+            },
+            peers: hubs.chain(peers).collect(),
+        }
+    }
+
+    /// The slot, if this is a node.
+    #[must_use]
+    pub fn slot(&self) -> Option<Slot> {
+        match self.role {
+            RoleSettings::Node { slot, .. } => Some(slot),
+            RoleSettings::Hub => None,
+        }
+    }
+}
+
+fn address(endpoint: &Endpoint) -> Option<SocketAddr> {
+    match endpoint {
+        Endpoint::Address(address) => Some(*address),
+        Endpoint::Name { .. } => None,
+    }
+}

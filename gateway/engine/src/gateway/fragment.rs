@@ -153,3 +153,133 @@ impl Template {
         header
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::sample::{self, GATEWAY, NODE, reassemble};
+    use etherparse::IpFragOffset;
+    use proptest::prelude::*;
+
+    fn cut(packet: &[u8], mtu: u16) -> Result<Vec<Vec<u8>>, FragmentError> {
+        let mut pieces = Vec::new();
+        let count = fragment(&Ipv4::parse(packet).unwrap(), mtu, |header, payload| {
+            pieces.push([header, payload].concat());
+            true
+        })?;
+        assert_eq!(count, pieces.len());
+        Ok(pieces)
+    }
+
+    /// The options that each fragment carries, without padding, read in a way of our own.
+    fn copied(options: &[u8]) -> Vec<u8> {
+        let (mut at, mut kept) = (0, Vec::new());
+        while at < options.len() && options[at] != 0 {
+            let len = if options[at] == 1 { 1 } else { usize::from(*options.get(at + 1).unwrap_or(&0)) };
+            if len == 0 || (options[at] != 1 && len < 2) || at + len > options.len() {
+                break;
+            }
+            if options[at] >= 0x80 {
+                kept.extend(&options[at..at + len]);
+            }
+            at += len;
+        }
+        kept
+    }
+
+    #[test]
+    fn a_packet_that_fits_goes_through_as_it_is() {
+        let packet = sample::packet(NODE, GATEWAY, 17, &[7; 80], |h| h.dont_fragment = true);
+        assert_eq!(cut(&packet, 100), Ok(vec![packet.clone()]));
+        assert_eq!(cut(&packet, 99), Err(FragmentError::DontFragment { len: 100, mtu: 99 }));
+    }
+
+    #[test]
+    fn an_mtu_without_room_is_an_error_and_the_least_one_works() {
+        let packet = sample::packet(NODE, GATEWAY, 17, &[7; 80], |_| ());
+        assert_eq!(cut(&packet, 27), Err(FragmentError::MtuTooSmall { mtu: 27 }));
+        assert_eq!(cut(&packet, 28).map(|p| p.len()), Ok(10));
+        assert_eq!(cut(&packet, 0), Err(FragmentError::MtuTooSmall { mtu: 0 }));
+    }
+
+    #[test]
+    fn a_fragment_that_belongs_to_no_datagram_is_an_error() {
+        let at = |units, more, len| {
+            sample::packet(NODE, GATEWAY, 17, &vec![7; len], |h| {
+                h.fragment_offset = IpFragOffset::try_new(units).unwrap();
+                h.more_fragments = more;
+            })
+        };
+        assert_eq!(cut(&at(8191, false, 80), 68), Err(FragmentError::Impossible { offset: 65_528, len: 80 }));
+        assert_eq!(cut(&at(0, true, 81), 68), Err(FragmentError::Impossible { offset: 0, len: 81 }));
+        assert_eq!(cut(&at(0, false, 81), 68).map(|p| p.len()), Ok(2));
+    }
+
+    #[test]
+    fn a_receiver_that_takes_no_more_ends_it() {
+        let packet = sample::packet(NODE, GATEWAY, 17, &[7; 80], |_| ());
+        let mut room = 3;
+        let result = fragment(&Ipv4::parse(&packet).unwrap(), 28, |_, _| {
+            room -= 1;
+            room >= 0
+        });
+        assert_eq!(result, Err(FragmentError::Refused { emitted: 3 }));
+    }
+
+    #[test]
+    fn options_are_copied_as_their_flag_says() {
+        // Record route (7, not copied), padding, router alert (148, copied), end.
+        let options = [7, 7, 4, 0, 0, 0, 0, 1, 148, 4, 0, 0, 0, 0, 0, 0];
+        let packet = sample::packet(NODE, GATEWAY, 17, &[7; 80], |h| h.options = sample::options(&options));
+        let pieces = cut(&packet, 68).unwrap();
+        assert_eq!(sample::header(&pieces[0]).options[..], options);
+        for later in &pieces[1..] {
+            assert_eq!(sample::header(later).options[..], [148, 4, 0, 0]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_pieces_make_the_packet_again(
+            len in 0_usize..5000, big in any::<bool>(), mtu in 68_u16..3000, id in any::<u16>(), tos in 0_u8..64, units in 0_u16..4000,
+            part in any::<bool>(), more in any::<bool>(), options in proptest::collection::vec(prop_oneof![Just(0_u8), Just(1), 2_u8..9, Just(148), any::<u8>()], 0..=40),
+        ) {
+            let options = &options[..options.len() & !3];
+            let mut len = if big { 60_000 + len } else { len };
+            let (units, more) = if part { (units, more) } else { (0, false) };
+            if more {
+                len &= !7;
+            }
+            let start = usize::from(units) * 8;
+            len = len.min(65_535 - 60 - start);
+            if more {
+                len &= !7;
+            }
+            let data: Vec<u8> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
+            let packet = sample::packet(NODE, GATEWAY, 99, &data, |h| {
+                h.options = sample::options(options);
+                h.identification = id;
+                h.dscp = etherparse::IpDscp::try_new(tos).unwrap();
+                h.fragment_offset = IpFragOffset::try_new(units).unwrap();
+                h.more_fragments = more;
+            });
+            let whole = sample::header(&packet);
+            let pieces = cut(&packet, mtu).unwrap();
+            prop_assert_eq!(pieces.len() > 1, packet.len() > mtu.into());
+            for (i, piece) in pieces.iter().enumerate() {
+                prop_assert!(piece.len() <= mtu.into());
+                let header = sample::header(piece);
+                prop_assert_eq!((header.source, header.destination, header.protocol.0), (NODE, GATEWAY, 99));
+                prop_assert_eq!((header.identification, header.time_to_live, header.dscp), (id, whole.time_to_live, whole.dscp));
+                if i == 0 {
+                    prop_assert_eq!(&header.options[..], options);
+                } else {
+                    let mut kept = copied(options);
+                    kept.resize(kept.len().next_multiple_of(4), 0);
+                    prop_assert_eq!(&header.options[..], &kept[..]);
+                }
+            }
+            prop_assert_eq!(reassemble(&pieces, start), (data, more));
+        }
+    }
+}

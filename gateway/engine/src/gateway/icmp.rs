@@ -169,3 +169,177 @@ fn is_reserved(address: Ipv4Addr) -> bool {
     let [first, ..] = address.octets();
     first >= 240
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::sample::{self, GATEWAY, NODE, naive_checksum};
+    use proptest::prelude::*;
+
+    fn answer(kind: IcmpError, offending: &[u8]) -> Option<Vec<u8>> {
+        let mut out = [0; MAX_ERROR];
+        let len = error(kind, &Ipv4::parse(offending).unwrap(), GATEWAY.into(), 77, false, &mut out)?;
+        Some(out[..len].to_vec())
+    }
+
+    fn refused(offending: &[u8]) -> bool {
+        answer(IcmpError::HostUnreachable, offending).is_none()
+    }
+
+    fn reply(request: &[u8]) -> Option<Vec<u8>> {
+        let mut out = vec![0; 65_535];
+        let len = echo_reply(&Ipv4::parse(request).unwrap(), &mut out)?;
+        Some(out[..len].to_vec())
+    }
+
+    #[test]
+    fn each_error_has_its_type_and_code() {
+        let offending = sample::udp(NODE, [10, 0, 0, 1], b"x");
+        let types = [
+            (IcmpError::NetUnreachable, 3, 0),
+            (IcmpError::HostUnreachable, 3, 1),
+            (IcmpError::ProtocolUnreachable, 3, 2),
+            (IcmpError::PortUnreachable, 3, 3),
+            (IcmpError::FragmentationNeeded { mtu: 1420 }, 3, 4),
+            (IcmpError::AdminProhibited, 3, 13),
+            (IcmpError::TimeExceeded, 11, 0),
+        ];
+        for (kind, number, code) in types {
+            let bytes = answer(kind, &offending).unwrap();
+            assert_eq!((bytes[20], bytes[21]), (number, code), "{kind:?}");
+            let mtu = if number == 3 && code == 4 { 1420 } else { 0 };
+            assert_eq!(bytes[24..28], u32::to_be_bytes(mtu), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_never_answered_and_a_query_is() {
+        for kind in 0..=255_u8 {
+            let offending = sample::packet(NODE, [10, 0, 0, 1], 1, &[kind, 0, 0, 0, 0, 0, 0, 0], |_| ());
+            let is_query = [0, 8, 9, 10, 13, 14, 15, 16, 17, 18, 42, 43].contains(&kind);
+            assert_eq!(refused(&offending), !is_query, "type {kind}");
+        }
+        assert!(refused(&sample::packet(NODE, [10, 0, 0, 1], 1, &[], |_| ())), "no type at all");
+        let ours = answer(IcmpError::HostUnreachable, &sample::udp(NODE, [10, 0, 0, 1], b"x")).unwrap();
+        assert!(refused(&ours));
+    }
+
+    #[test]
+    fn only_the_first_fragment_is_answered() {
+        let fragment = |more, units| {
+            sample::packet(NODE, [10, 0, 0, 1], 17, &[1; 64], |h| {
+                h.more_fragments = more;
+                h.fragment_offset = etherparse::IpFragOffset::try_new(units).unwrap();
+            })
+        };
+        assert!(!refused(&fragment(true, 0)));
+        assert!(refused(&fragment(true, 1)));
+        assert!(refused(&fragment(false, 8191)));
+    }
+
+    #[test]
+    fn what_is_for_everybody_or_from_nobody_is_not_answered() {
+        for destination in
+            [[255; 4], [224, 0, 0, 1], [239, 255, 255, 250], [0, 0, 0, 0], [127, 0, 0, 1], NODE]
+        {
+            assert!(refused(&sample::udp(NODE, destination, b"x")), "to {destination:?}");
+        }
+        for source in [[0, 0, 0, 0], [0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 5], [240, 0, 0, 1], [255; 4]] {
+            assert!(refused(&sample::udp(source, [10, 0, 0, 1], b"x")), "from {source:?}");
+            assert_eq!(
+                reply(&sample::echo(source, GATEWAY, false, 1, 2, b"x")),
+                None,
+                "echo from {source:?}"
+            );
+        }
+        let offending = sample::udp(NODE, [172, 16, 8, 63], b"x");
+        let view = Ipv4::parse(&offending).unwrap();
+        let error = |broadcast| {
+            error(IcmpError::HostUnreachable, &view, GATEWAY.into(), 0, broadcast, &mut [0; MAX_ERROR])
+        };
+        assert!(error(false).is_some() && error(true).is_none());
+    }
+
+    #[test]
+    fn a_packet_with_a_broken_header_is_not_answered() {
+        let mut offending = sample::udp(NODE, [10, 0, 0, 1], b"x");
+        offending[8] ^= 1;
+        assert!(refused(&offending));
+        let mut request = sample::echo(NODE, GATEWAY, false, 1, 2, b"x");
+        request[8] ^= 1;
+        assert_eq!(reply(&request), None);
+    }
+
+    #[test]
+    fn only_a_whole_and_right_echo_request_gets_a_reply() {
+        let request = sample::echo(NODE, GATEWAY, false, 1, 2, b"data");
+        assert!(reply(&request).is_some());
+        let mut wrong = request.clone();
+        *wrong.last_mut().unwrap() ^= 1;
+        assert_eq!(reply(&wrong), None, "checksum");
+        assert_eq!(reply(&sample::echo(NODE, GATEWAY, true, 1, 2, b"data")), None, "a reply");
+        assert_eq!(
+            reply(&sample::packet(NODE, GATEWAY, 1, &request[20..], |h| h.more_fragments = true)),
+            None,
+            "a fragment"
+        );
+        assert_eq!(reply(&sample::packet(NODE, GATEWAY, 17, &request[20..], |_| ())), None, "not ICMP");
+        assert_eq!(reply(&sample::packet(NODE, GATEWAY, 1, &request[20..27], |_| ())), None, "too short");
+        let view = Ipv4::parse(&request).unwrap();
+        assert_eq!(echo_reply(&view, &mut vec![0; request.len() - 1]), None, "no room");
+    }
+
+    #[test]
+    fn a_reply_of_nothing_but_zeros_has_the_checksum_that_receivers_accept() {
+        let bytes = reply(&sample::echo(NODE, GATEWAY, false, 0, 0, &[0; 16])).unwrap();
+        assert_eq!(bytes[22..24], [0xff, 0xff]);
+    }
+
+    proptest! {
+        #[test]
+        fn an_error_quotes_the_packet_and_fits_576_bytes(
+            words in 0_usize..=10, protocol in 2_u8.., payload in 0_usize..2000, tos in any::<u8>(), id in any::<u16>(), room in 400_usize..700,
+        ) {
+            let data: Vec<u8> = (0..payload).map(|i| i as u8).collect();
+            let offending = sample::packet(NODE, [10, 0, 0, 1], protocol, &data, |h| {
+                h.options = sample::options(&vec![1; words * 4]);
+                h.dscp = etherparse::IpDscp::try_new(tos >> 2).unwrap();
+            });
+            let mut out = vec![0; room];
+            let view = Ipv4::parse(&offending).unwrap();
+            let len = error(IcmpError::HostUnreachable, &view, GATEWAY.into(), id, false, &mut out);
+            let whole = (28 + offending.len()).min(576);
+            if room < whole {
+                prop_assert_eq!(len, None);
+                return Ok(());
+            }
+            prop_assert_eq!(len, Some(whole));
+            let header = sample::header(&out[..whole]);
+            prop_assert_eq!((header.source, header.destination), (GATEWAY, NODE));
+            prop_assert_eq!((header.time_to_live, header.protocol.0, header.identification), (64, 1, id));
+            prop_assert_eq!((header.dscp.value() << 2, header.is_fragmenting_payload()), (0xc0, false));
+            let message = etherparse::Icmpv4Slice::from_slice(&out[20..whole]).unwrap();
+            prop_assert_eq!(message.icmp_type(), etherparse::Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Host));
+            prop_assert_eq!(message.payload(), &offending[..whole - 28]);
+            prop_assert_eq!(naive_checksum(&out[20..whole]), 0);
+        }
+
+        #[test]
+        fn a_reply_carries_the_requests_data(
+            id in any::<u16>(), seq in any::<u16>(), data in proptest::collection::vec(any::<u8>(), 0..3000), ip_id in any::<u16>(), df in any::<bool>(),
+            words in 0_usize..=10,
+        ) {
+            let request = sample::echo(NODE, GATEWAY, false, id, seq, &data);
+            let request = sample::packet(NODE, GATEWAY, 1, &request[20..], |h| {
+                h.identification = ip_id;
+                h.dont_fragment = df;
+                h.options = sample::options(&vec![1; words * 4]);
+            });
+            let bytes = reply(&request).unwrap();
+            let header = sample::header(&bytes);
+            prop_assert_eq!((header.source, header.destination), (GATEWAY, NODE));
+            prop_assert_eq!((header.identification, header.dont_fragment, header.header_len()), (ip_id, df, 20));
+            prop_assert_eq!(&bytes[20..], &sample::echo(GATEWAY, NODE, true, id, seq, &data)[20..]);
+        }
+    }
+}

@@ -248,6 +248,8 @@ mod tests {
     fn announcements_and_replies_are_learnt_and_not_answered() {
         let learnt = ArpOutcome { learnt: LEARNT, ..ArpOutcome::default() };
         assert_eq!(ask(NODE, NODE), learnt);
+        let foreign = [10, 0, 0, 9];
+        assert_eq!(ask(foreign, foreign), ArpOutcome::default(), "or the host would see a duplicate");
         for to in [MacAddr::BROADCAST, OUR_MAC] {
             let reply = frame(to, ArpOperation::REPLY, HOST, NODE, GATEWAY);
             assert_eq!(responder().answer(&reply, &mut [0; REPLY]), learnt);

@@ -73,7 +73,8 @@ impl IcmpError {
 /// - a packet whose header fails its checksum;
 /// - a broadcast or multicast;
 /// - a fragment other than the first;
-/// - a packet whose source does not name a single host.
+/// - a packet whose source does not name a single host (0/8, loopback, multicast, class E, broadcast);
+/// - a packet for 0/8 or loopback, which must not be seen on any network (RFC 1122 section 3.2.1.3), or for its own source.
 pub fn error(
     kind: IcmpError,
     offending: &Ipv4<'_>,

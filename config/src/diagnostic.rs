@@ -113,6 +113,20 @@ impl<T> Placed<T> {
     }
 }
 
+/// A mistake that does not yet know where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    pub code: &'static str,
+    pub text: String,
+    pub fix: String,
+}
+
+impl Mistake {
+    pub fn new(code: &'static str, text: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { code, text: text.into(), fix: fix.into() }
+    }
+}
+
 /// The mistakes found so far: reading goes on after each.
 #[derive(Debug, Default)]
 pub(crate) struct Report(Vec<Diagnostic>);
@@ -136,6 +150,15 @@ impl Report {
         fix: impl Into<String>,
     ) {
         self.add(Severity::Warning, code, place, text.into(), fix.into());
+    }
+
+    pub fn mistake(&mut self, place: &Place, mistake: Mistake) {
+        self.add(Severity::Error, mistake.code, place, mistake.text, mistake.fix);
+    }
+
+    /// The value, or its mistake put on record.
+    pub fn keep<T>(&mut self, place: &Place, result: Result<T, Mistake>) -> Option<T> {
+        result.map_err(|mistake| self.mistake(place, mistake)).ok()
     }
 
     fn add(&mut self, severity: Severity, code: &'static str, place: &Place, text: String, fix: String) {

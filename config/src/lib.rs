@@ -24,9 +24,11 @@ mod key;
 mod load;
 mod model;
 mod name;
+mod network;
 pub mod plan;
 mod slot;
 mod source;
+mod words;
 mod write;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};

@@ -1,26 +1,32 @@
 //! Names: of members (they become file names), of devices (they become interface names), and the nearest known one.
 
+use crate::diagnostic::Mistake;
+
 /// Longest name of a member, in bytes: that of a DNS label.
 const MAX_MEMBER: usize = 63;
 /// Longest name of a device, in bytes: `IFNAMSIZ` less the final zero (`linux/if.h`).
 const MAX_DEVICE: usize = 15;
 
 /// Why a member cannot have this name, and what to do.
-pub(crate) fn member_mistake(name: &str) -> Option<(String, String)> {
+pub(crate) fn member_mistake(name: &str) -> Option<Mistake> {
     let fix = format!(
         "use letters, digits, `-`, `_` and `.`, beginning with a letter or digit, at most {MAX_MEMBER}"
     );
     if name.is_empty() {
-        return Some(("the name is empty".into(), fix));
+        return Some(Mistake::new("name", "the name is empty", fix));
     }
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let begins = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     if !begins || !name.bytes().all(allowed) || name.len() > MAX_MEMBER || name.ends_with('.') {
-        return Some((format!("`{}` cannot be a name: it also names files", shown(name)), fix));
+        return Some(Mistake::new(
+            "name",
+            format!("`{}` cannot be a name: it also names files", shown(name)),
+            fix,
+        ));
     }
     if is_dos_device(name) {
-        let fix = "choose another name".into();
-        return Some((format!("`{name}` cannot be a name: Windows opens a device by it, not a file"), fix));
+        let text = format!("`{name}` cannot be a name: Windows opens a device by it, not a file");
+        return Some(Mistake::new("name", text, "choose another name"));
     }
     None
 }
@@ -35,9 +41,12 @@ fn is_dos_device(name: &str) -> bool {
 }
 
 /// Why a device cannot have this name, and what to do.
-pub(crate) fn device_mistake(name: &str) -> Option<(String, String)> {
+pub(crate) fn device_mistake(name: &str) -> Option<Mistake> {
     let fix = format!("use 1 to {MAX_DEVICE} letters, digits, `-`, `_` and `.`, such as `Overlay`");
-    let say = |why: &str| Some((format!("`{}` cannot be a device's name: {why}", shown(name)), fix.clone()));
+    let say = |why: &str| {
+        let text = format!("`{}` cannot be a device's name: {why}", shown(name));
+        Some(Mistake::new("device-name", text, fix.clone()))
+    };
     if name.is_empty() {
         return say("it is empty");
     }

@@ -1,7 +1,22 @@
-//! From a source to a configuration: read, collect every mistake, check the claims, build.
+//! From a source to a configuration: read, put every mistake on record, check the claims, build.
 
+mod files;
+mod members;
+mod overlay;
+mod section;
+
+use toml_edit::Document;
+
+use crate::claims::{Claims, View};
 use crate::diagnostic::{Place, Report};
-use crate::{Config, Diagnostics, Files, HostFacts, Overrides, Source};
+use crate::{
+    CONFIG_VERSION, Config, Device, Diagnostics, Files, HostFacts, HubRole, Node, Overrides, Role, Source,
+};
+
+use files::KeyReader;
+use section::{Section, Text};
+
+const ROOT_KEYS: &[&str] = &["version", "node", "hub", "overlay", "device", "control", "hubs", "peers"];
 
 /// Reads a node's configuration. Without a source, the flags and the defaults are all there is.
 ///
@@ -13,10 +28,19 @@ pub fn load_node(
     files: &dyn Files,
     host: &HostFacts,
 ) -> Result<Config, Diagnostics> {
-    let _ = (overrides, files, host);
-    let mut report = Report::default();
-    report.error("unfinished", &Place::flag(source.map_or("", |s| &s.name)), "not read yet", "");
-    Err(report.finish().err().unwrap_or(Diagnostics(Vec::new())))
+    let nothing = Source { name: "--slot".into(), bytes: b"version = 1".to_vec() };
+    if source.is_none() && overrides.slot.is_none() {
+        let mut report = Report::default();
+        let fix = "give the node's slot, such as `--slot 56`, or a configuration, `--config FILE`";
+        report.error(
+            "no-slot",
+            &Place::flag("--slot"),
+            "there is neither a configuration file nor a slot",
+            fix,
+        );
+        return Err(failed(report));
+    }
+    load(View::Node, source.unwrap_or(&nothing), overrides, files, host)
 }
 
 /// Reads a hub's configuration.
@@ -29,5 +53,199 @@ pub fn load_hub(
     files: &dyn Files,
     host: &HostFacts,
 ) -> Result<Config, Diagnostics> {
-    load_node(Some(source), overrides, files, host)
+    load(View::Hub, source, overrides, files, host)
+}
+
+fn failed(report: Report) -> Diagnostics {
+    report.finish().map_or_else(|errors| errors, Diagnostics)
+}
+
+fn load(
+    view: View,
+    source: &Source,
+    overrides: &Overrides,
+    files: &dyn Files,
+    host: &HostFacts,
+) -> Result<Config, Diagnostics> {
+    let mut report = Report::default();
+    let Some(text) = decode(source, &mut report) else { return Err(failed(report)) };
+    let text = Text::new(&source.name, text);
+    let document = match Document::parse(text.as_str()) {
+        Ok(document) => document,
+        Err(error) => {
+            syntax_error(&text, &error, &mut report);
+            return Err(failed(report));
+        }
+    };
+    let root = Section::root(&text, document.as_table());
+    if !version(&root, &mut report) {
+        return Err(failed(report));
+    }
+    let root = root.only(ROOT_KEYS, &mut report);
+    match read(view, &root, &KeyReader { source, files }, overrides, host, &mut report) {
+        Some(mut config) => {
+            config.warnings = report.finish()?;
+            Ok(config)
+        }
+        None => Err(failed(report)),
+    }
+}
+
+fn decode<'a>(source: &'a Source, report: &mut Report) -> Option<&'a str> {
+    let text = match std::str::from_utf8(&source.bytes) {
+        Ok(text) if !text.contains('\0') => return Some(text),
+        Ok(text) => text.find('\0').and_then(|at| text.get(..at)),
+        Err(error) => source.bytes.get(..error.valid_up_to()).and_then(|good| std::str::from_utf8(good).ok()),
+    };
+    let good = text.unwrap_or("");
+    let place = Text::new(&source.name, good).place(good.len());
+    let fix = "name a TOML file in UTF-8; an editor on Windows may have saved it as UTF-16";
+    report.error("binary", &place, "this is not a text file", fix);
+    None
+}
+
+fn syntax_error(text: &Text<'_>, error: &toml_edit::TomlError, report: &mut Report) {
+    let place = text.place(error.span().map_or(0, |span| span.start));
+    let message = error.message().lines().collect::<Vec<_>>().join("; ");
+    let duplicate = message.contains("duplicate key");
+    let (code, fix) = if duplicate {
+        (
+            "duplicate-key",
+            "it stands twice in the same section: keep one; several hubs or peers are `[[hubs]]`, `[[peers]]`",
+        )
+    } else {
+        ("syntax", "TOML is `key = value`, texts in double quotes, sections in brackets: https://toml.io")
+    };
+    report.error(code, &place, format!("not valid TOML: {message}"), fix);
+}
+
+/// Whether it makes sense to read on.
+fn version(root: &Section<'_>, report: &mut Report) -> bool {
+    if !root.has("version") {
+        let fix = format!("make `version = {CONFIG_VERSION}` its first line");
+        report.error("version", &root.place, "this file has no `version`", fix);
+        return true;
+    }
+    match root.integer("version", report) {
+        Some(version) if version.value != CONFIG_VERSION => {
+            report.error(
+                "version",
+                &version.place,
+                format!(
+                    "this file is version {}, and this program reads version {CONFIG_VERSION}",
+                    version.value
+                ),
+                "use the overlay-gw that it was written for, or write it anew with `overlay-gw plan`",
+            );
+            false
+        }
+        _ => true,
+    }
+}
+
+fn read(
+    view: View,
+    root: &Section<'_>,
+    keys: &KeyReader<'_>,
+    overrides: &Overrides,
+    host: &HostFacts,
+    report: &mut Report,
+) -> Option<Config> {
+    let mut claims = Claims::new(view);
+    refuse_other_role(view, root, overrides, report);
+    let overlay_section = overlay::open(root, report);
+    let overlay = overlay::overlay(overlay_section.as_ref(), overrides, &root.place, &mut claims, report);
+    let device = match view {
+        View::Hub => Device::default(),
+        _ => {
+            let section = overlay::open_device(root, report);
+            overlay::device(section.as_ref(), overrides, report)
+        }
+    };
+    let control = overlay::control(root, report);
+    let own = own_section(view, root, overrides, report);
+    let own = own.map(|section| members::own(section.as_ref(), overrides, keys, &mut claims, report));
+
+    let mut id = 0;
+    let mut hubs = Vec::new();
+    for section in root.tables("hubs", report) {
+        id += 1;
+        hubs.extend(members::hub(section, id, keys, &mut claims, report));
+    }
+    let mut peers = Vec::new();
+    for section in root.tables("peers", report) {
+        id += 1;
+        peers.extend(members::peer(section, id, keys, &mut claims, report));
+    }
+    claims.check(report);
+    if view == View::Node {
+        claims.check_host(host, &device.name, report);
+    }
+    let own = own?;
+    let role = match view {
+        View::Hub => Role::Hub(HubRole { name: own.name?, private_key: own.private_key, listen: own.listen }),
+        _ => {
+            let (name, slot) = (own.name?, own.slot?);
+            Role::Node(Node { name, slot, private_key: own.private_key, listen: own.listen })
+        }
+    };
+    Some(Config { role, overlay, device, control, hubs, peers, warnings: Vec::new() })
+}
+
+/// `[node]` or `[hub]`. None: it is missing, and on record; `Some(None)`: a node that needs none.
+fn own_section<'a>(
+    view: View,
+    root: &Section<'a>,
+    overrides: &Overrides,
+    report: &mut Report,
+) -> Option<Option<Section<'a>>> {
+    let (key, known, example): (_, &[&str], _) = match view {
+        View::Hub => ("hub", &["name", "private_key_file", "listen_port"], "`name` and `listen_port`"),
+        _ => ("node", &["name", "slot", "private_key_file", "listen_port"], "`name` and `slot`"),
+    };
+    if root.has(key) {
+        return root.table(key, report).map(|section| Some(section.only(known, report)));
+    }
+    if view == View::Node && overrides.slot.is_some() {
+        return Some(None);
+    }
+    let other = if view == View::Hub { "node" } else { "hub" };
+    if !root.has(other) {
+        let text = format!("this file has no [{key}]");
+        report.error("missing-section", &root.place, text, format!("add a section `[{key}]` with {example}"));
+    }
+    None
+}
+
+/// What belongs to the other role's file or flags.
+fn refuse_other_role(view: View, root: &Section<'_>, overrides: &Overrides, report: &mut Report) {
+    if view == View::Node {
+        if root.has("hub") {
+            let fix = "start a hub with `overlay-gw hub --config FILE`; a node's file has [node]";
+            report.error("role", &root.place_of("hub"), "[hub] does not belong in a node's file", fix);
+        }
+        return;
+    }
+    if root.has("node") {
+        let fix = "start a node with `overlay-gw up --config FILE`; a hub's file has [hub]";
+        report.error("role", &root.place_of("node"), "[node] does not belong in a hub's file", fix);
+    }
+    if root.has("device") {
+        let text = "[device] does not belong in a hub's file: a hub has no adapter";
+        report.error("role", &root.place_of("device"), text, "remove the section");
+    }
+    for (flag, given) in [
+        ("--slot", overrides.slot.is_some()),
+        ("--device", overrides.device.is_some()),
+        ("--mode", overrides.mode.is_some()),
+    ] {
+        if given {
+            report.error(
+                "role",
+                &Place::flag(flag),
+                "a hub has neither slot nor adapter",
+                "leave the flag out",
+            );
+        }
+    }
 }

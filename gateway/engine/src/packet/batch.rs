@@ -85,6 +85,15 @@ impl<M: Copy, const HEAD: usize> Batch<M, HEAD> {
         Some(Reservation { batch: self, start, max })
     }
 
+    /// Reserves room for several packets at once, `each` bytes a packet: as many as fit, at most `count`. For a leaf
+    /// that receives many with one system call.
+    pub fn reserve_run(&mut self, count: usize, each: usize) -> Run<'_, M, HEAD> {
+        let free = self.arena.len().saturating_sub(self.used);
+        let slots = self.max_packets.saturating_sub(self.spans.len());
+        let count = count.min(slots).min(free / (HEAD + each.max(1)));
+        Run { batch: self, each: each.max(1), count }
+    }
+
     /// Appends a copy of `bytes`; `false` when the batch is full.
     pub fn push(&mut self, meta: M, bytes: &[u8]) -> bool {
         let Some(mut room) = self.reserve(bytes.len()) else { return false };
@@ -142,6 +151,44 @@ impl<M: Copy, const HEAD: usize> Reservation<'_, M, HEAD> {
     }
 }
 
+/// Room for several packets in a [`Batch`], made by [`Batch::reserve_run`].
+#[derive(Debug)]
+pub struct Run<'a, M, const HEAD: usize> {
+    batch: &'a mut Batch<M, HEAD>,
+    each: usize,
+    count: usize,
+}
+
+impl<M: Copy, const HEAD: usize> Run<'_, M, HEAD> {
+    /// How many packets there is room for; 0 when the batch is full.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Where the packets are to be written, in order.
+    pub fn buffers(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let stride = HEAD + self.each;
+        let start = self.batch.used;
+        let area = self.batch.arena.get_mut(start..start + stride * self.count).unwrap_or_default();
+        area.chunks_exact_mut(stride).filter_map(|slot| slot.get_mut(HEAD..))
+    }
+
+    /// Appends what was received: for each buffer in order its length and what is known of it, or `None` to leave
+    /// that buffer's content out. A length beyond the buffer is cut.
+    pub fn commit(self, packets: impl IntoIterator<Item = Option<(M, usize)>>) {
+        let stride = HEAD + self.each;
+        let first = self.batch.used + HEAD;
+        for (position, packet) in packets.into_iter().take(self.count).enumerate() {
+            if let Some((meta, len)) = packet {
+                let (start, len) = (first + position * stride, len.min(self.each));
+                self.batch.spans.push(Span { start, len, meta });
+                self.batch.used = start + len;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,5 +224,23 @@ mod tests {
         let mut packets = PacketBatch::with_capacity(128, 4);
         packets.push((), b"abc");
         assert_eq!(packets.with_headroom_mut(0).map(|p| p.len()), Some(HEADROOM + 3));
+    }
+
+    #[test]
+    fn a_run_keeps_what_was_received_and_leaves_out_what_was_not() {
+        let (a, b) = (([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into());
+        let mut batch = DatagramBatch::with_capacity(40, 8);
+        batch.push(a, b"first");
+        let mut run = batch.reserve_run(8, 10);
+        assert_eq!(run.count(), 3);
+        for (buffer, text) in run.buffers().zip(["one", "two", "three"]) {
+            buffer[..text.len()].copy_from_slice(text.as_bytes());
+        }
+        run.commit([Some((b, 3)), None, Some((a, 5))]);
+        let held: Vec<_> = batch.iter().collect();
+        assert_eq!(held, [(a, &b"first"[..]), (b, b"one"), (a, b"three")]);
+        assert_eq!(batch.reserve_run(8, 11).count(), 0);
+        batch.clear();
+        assert_eq!(batch.reserve_run(2, 10).count(), 2);
     }
 }

@@ -1,0 +1,18 @@
+//! The Linux leaf: TUN and TAP devices, UDP in batches, rtnetlink, systemd-resolved, network namespaces.
+
+mod device;
+mod host;
+pub mod link;
+mod mmsg;
+pub mod netns;
+pub mod resolved;
+mod rtnl;
+mod transport;
+mod wait;
+mod watch;
+
+pub use device::{DeviceDrops, TunDevice};
+pub use host::{LinuxHost, boot_id, check_kernel};
+pub use transport::{TransportErrors, UdpTransport};
+pub use wait::{MAX_WAITED, Ready, Waker, wait_readable};
+pub use watch::{DeviceState, DeviceWatch};

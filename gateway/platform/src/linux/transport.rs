@@ -1,0 +1,312 @@
+//! The underlay on Linux: one UDP socket for IPv4, one for IPv6, on the same port, in batches.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::{AsFd, BorrowedFd},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{setsockopt, sockopt},
+};
+use overlay_engine::packet::DatagramBatch;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::mmsg::{self, MAX_MESSAGES};
+use crate::Transport;
+
+/// Bytes that the kernel is asked to hold for each socket: about 20 ms at 3 Gb/s, a few scheduler slices.
+const SOCKET_BUFFER: usize = 8 << 20;
+
+/// The largest datagram in bytes that is received, until [`UdpTransport::set_max_datagram`]: a jumbo frame.
+const MAX_DATAGRAM: usize = 9216;
+
+/// How often a full socket is waited for before what is left of the run is dropped, [`FULL_WAIT`] each.
+const FULL_RETRIES: u32 = 3;
+const FULL_WAIT: Duration = Duration::from_millis(2);
+
+/// How often another port is tried when the system's choice for IPv4 is taken for IPv6.
+const PORT_TRIES: u32 = 16;
+
+/// The UDP sockets of one gateway or hub.
+#[derive(Debug)]
+pub struct UdpTransport {
+    v4: Option<UdpSocket>,
+    v6: Option<UdpSocket>,
+    port: u16,
+    max_datagram: AtomicUsize,
+    v6_first: AtomicBool,
+    counters: Counters,
+}
+
+/// Datagrams that were not sent, or not received whole, since the start, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransportErrors {
+    /// No route to the destination, or the network is down (ENETUNREACH, EHOSTUNREACH, ENETDOWN).
+    pub unreachable: u64,
+    /// The other side has no such port (ECONNREFUSED).
+    pub refused: u64,
+    /// Larger than the path or the socket takes (EMSGSIZE).
+    pub too_big: u64,
+    /// The socket's buffer stayed full (EAGAIN, ENOBUFS).
+    pub no_buffer: u64,
+    /// A firewall of this host forbids it (EPERM, EACCES).
+    pub forbidden: u64,
+    /// For IPv6 without an IPv6 socket, or the other way round.
+    pub no_socket: u64,
+    /// Received, but longer than the buffer, or from no IP address.
+    pub received_bad: u64,
+    /// Anything else.
+    pub other: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    unreachable: AtomicU64,
+    refused: AtomicU64,
+    too_big: AtomicU64,
+    no_buffer: AtomicU64,
+    forbidden: AtomicU64,
+    no_socket: AtomicU64,
+    received_bad: AtomicU64,
+    other: AtomicU64,
+}
+
+impl UdpTransport {
+    /// Binds to `port` (0: any, the same for both families) of `address`; `None`: of every address, IPv4 and, where the
+    /// host has it, IPv6.
+    ///
+    /// Datagrams are sent without "don't fragment" (`IP_PMTUDISC_DONT`), as the kernel's own WireGuard does: a path with
+    /// a smaller MTU fragments them instead of losing them in silence, and a forged "fragmentation needed" cannot shrink
+    /// the path. With the default overlay MTU of 1,420 bytes, no datagram exceeds 1,500.
+    ///
+    /// # Errors
+    /// As socket(2) and bind(2); `AddrInUse` when another program has the port.
+    pub fn bind(address: Option<IpAddr>, port: u16) -> io::Result<Self> {
+        let (v4, v6) = match address {
+            Some(ip @ IpAddr::V4(_)) => (Some(open(ip, port)?), None),
+            Some(ip @ IpAddr::V6(_)) => (None, Some(open(ip, port)?)),
+            None => bind_both(port)?,
+        };
+        let port = match v4.as_ref().or(v6.as_ref()) {
+            Some(socket) => socket.local_addr()?.port(),
+            None => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        Ok(Self {
+            v4,
+            v6,
+            port,
+            max_datagram: AtomicUsize::new(MAX_DATAGRAM),
+            v6_first: AtomicBool::new(false),
+            counters: Counters::default(),
+        })
+    }
+
+    /// The largest datagram in bytes that is received whole from now on; longer ones are dropped and counted. A smaller
+    /// one lets more datagrams fit into a batch.
+    pub fn set_max_datagram(&self, bytes: usize) {
+        self.max_datagram.store(bytes.clamp(1, usize::from(u16::MAX)), Ordering::Relaxed);
+    }
+
+    /// The sockets, to wait for with [`super::wait_readable`].
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.v4.iter().chain(&self.v6).map(AsFd::as_fd)
+    }
+
+    /// Whether the host has IPv6 and a socket for it.
+    #[must_use]
+    pub fn has_ipv6(&self) -> bool {
+        self.v6.is_some()
+    }
+
+    /// What went wrong since the start.
+    #[must_use]
+    pub fn errors(&self) -> TransportErrors {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TransportErrors {
+            unreachable: count(&self.counters.unreachable),
+            refused: count(&self.counters.refused),
+            too_big: count(&self.counters.too_big),
+            no_buffer: count(&self.counters.no_buffer),
+            forbidden: count(&self.counters.forbidden),
+            no_socket: count(&self.counters.no_socket),
+            received_bad: count(&self.counters.received_bad),
+            other: count(&self.counters.other),
+        }
+    }
+
+    fn socket_for(&self, to: SocketAddr) -> Option<&UdpSocket> {
+        if to.is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
+    }
+
+    /// Sends the datagrams at positions `from..to`, all of one family, through `socket`.
+    fn send_run(
+        &self,
+        socket: &UdpSocket,
+        batch: &DatagramBatch,
+        from: usize,
+        to: usize,
+    ) -> io::Result<usize> {
+        let (mut at, mut sent, mut waits) = (from, 0, 0);
+        while at < to {
+            match mmsg::send(socket.as_fd(), (at..to).filter_map(|position| batch.get(position))) {
+                // The kernel takes none only when there is none.
+                Ok(0) => break,
+                Ok(count) => (at, sent, waits) = (at + count, sent + count, 0),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::EAGAIN | libc::ENOBUFS) if waits < FULL_RETRIES => {
+                        waits += 1;
+                        wait_writable(socket)?;
+                    }
+                    Some(libc::EAGAIN | libc::ENOBUFS) => {
+                        self.counters.no_buffer.fetch_add((to - at) as u64, Ordering::Relaxed);
+                        break;
+                    }
+                    Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT) => return Err(error),
+                    code => {
+                        self.counters.of(code).fetch_add(1, Ordering::Relaxed);
+                        at += 1;
+                    }
+                },
+            }
+        }
+        Ok(sent)
+    }
+
+    fn recv_from(&self, socket: &UdpSocket, batch: &mut DatagramBatch) -> io::Result<usize> {
+        let mut run = batch.reserve_run(MAX_MESSAGES, self.max_datagram.load(Ordering::Relaxed));
+        if run.count() == 0 {
+            return Ok(0);
+        }
+        let mut received = [None; MAX_MESSAGES];
+        let got = loop {
+            match mmsg::receive(socket.as_fd(), run.buffers(), &mut received) {
+                Ok(got) => break got,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return Ok(0),
+                    Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL) => return Err(error),
+                    Some(libc::EINTR) => {}
+                    // An error that an earlier datagram left on the socket: reading it has cleared it.
+                    code => _ = self.counters.of(code).fetch_add(1, Ordering::Relaxed),
+                },
+            }
+        };
+        let whole = |one: Option<mmsg::Received>| {
+            one.filter(|one| !one.truncated).and_then(|one| Some((one.from?, one.len)))
+        };
+        let bad = received.iter().take(got).filter(|one| whole(**one).is_none()).count();
+        if bad > 0 {
+            self.counters.received_bad.fetch_add(bad as u64, Ordering::Relaxed);
+        }
+        run.commit(received.into_iter().take(got).map(whole));
+        Ok(got - bad)
+    }
+}
+
+impl Transport for UdpTransport {
+    fn send_batch(&self, batch: &DatagramBatch) -> io::Result<usize> {
+        let (mut at, mut sent) = (0, 0);
+        while let Some((to, _)) = batch.get(at) {
+            let same =
+                |position: &usize| batch.get(*position).is_some_and(|(a, _)| a.is_ipv4() == to.is_ipv4());
+            let end = at + (at..batch.len()).take_while(same).count();
+            match self.socket_for(to) {
+                Some(socket) => sent += self.send_run(socket, batch, at, end)?,
+                None => _ = self.counters.no_socket.fetch_add((end - at) as u64, Ordering::Relaxed),
+            }
+            at = end;
+        }
+        Ok(sent)
+    }
+
+    fn recv_batch(&self, batch: &mut DatagramBatch) -> io::Result<usize> {
+        let mut count = 0;
+        // In turn, so that a flood on one family does not starve the other.
+        let order = match self.v6_first.fetch_xor(true, Ordering::Relaxed) {
+            true => [&self.v6, &self.v4],
+            false => [&self.v4, &self.v6],
+        };
+        for socket in order.into_iter().flatten() {
+            count += self.recv_from(socket, batch)?;
+        }
+        Ok(count)
+    }
+
+    fn local_port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Counters {
+    fn of(&self, code: Option<i32>) -> &AtomicU64 {
+        match code {
+            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EHOSTDOWN) => {
+                &self.unreachable
+            }
+            Some(libc::ECONNREFUSED) => &self.refused,
+            Some(libc::EMSGSIZE) => &self.too_big,
+            Some(libc::EPERM | libc::EACCES) => &self.forbidden,
+            _ => &self.other,
+        }
+    }
+}
+
+fn bind_both(port: u16) -> io::Result<(Option<UdpSocket>, Option<UdpSocket>)> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let v4 = optional(open(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))?;
+        let chosen =
+            v4.as_ref().map_or(Ok(port), |socket| Ok::<_, io::Error>(socket.local_addr()?.port()))?;
+        match optional(open(IpAddr::V6(Ipv6Addr::UNSPECIFIED), chosen)) {
+            Ok(v6) => return Ok((v4, v6)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && port == 0 && tries < PORT_TRIES => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// `None` when the host lacks the address family.
+fn optional(socket: io::Result<UdpSocket>) -> io::Result<Option<UdpSocket>> {
+    match socket {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn open(ip: IpAddr, port: u16) -> io::Result<UdpSocket> {
+    let address = SocketAddr::new(ip, port);
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if ip.is_ipv6() {
+        socket.set_only_v6(true)?;
+        mmsg::allow_fragments(socket.as_fd(), true)?;
+    } else {
+        mmsg::allow_fragments(socket.as_fd(), false)?;
+    }
+    // The forced ones need CAP_NET_ADMIN; the plain ones are cut to net.core.[rw]mem_max without an error.
+    if setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
+        socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+    }
+    if setsockopt(&socket, sockopt::SndBufForce, &SOCKET_BUFFER).is_err() {
+        socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn wait_writable(socket: &UdpSocket) -> io::Result<()> {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    let timeout = PollTimeout::try_from(FULL_WAIT).unwrap_or(PollTimeout::ZERO);
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

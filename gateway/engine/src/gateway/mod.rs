@@ -66,6 +66,9 @@ pub struct Gateway {
     /// Of the next ICMP error.
     identification: u16,
     errors: RateLimit,
+    /// "Fragmentation needed" has a bucket of its own: a storm of connections to a listener that is not there must not make a black
+    /// hole for somebody else's large packets (RFC 1191 section 3).
+    too_big: RateLimit,
     fragments: EchoFragments,
 }
 
@@ -79,6 +82,7 @@ impl Gateway {
             slot,
             identification: 0,
             errors: RateLimit::new(ERRORS_PER_SECOND, ERRORS_BURST),
+            too_big: RateLimit::new(ERRORS_PER_SECOND, ERRORS_BURST),
             fragments: EchoFragments::new(),
         }
     }
@@ -112,7 +116,7 @@ impl Gateway {
                 };
                 reply.map_or(Answer::Silent, Answer::Echo)
             }
-            ipv4::TCP => self.limited(now, refuse::reset(packet, out)),
+            ipv4::TCP => self.limited(now, None, refuse::reset(packet, out)),
             ipv4::UDP => self.error(now, IcmpError::PortUnreachable, packet, false, out),
             _ => self.error(now, IcmpError::ProtocolUnreachable, packet, false, out),
         }
@@ -130,7 +134,7 @@ impl Gateway {
     ) -> Answer {
         let is_broadcast = link_broadcast || self.touches_broadcast(offending);
         let written = icmp::error(kind, offending, self.address, self.identification, is_broadcast, out);
-        self.limited(now, written)
+        self.limited(now, Some(kind), written)
     }
 
     /// Refuses a packet for an address that is not there: see [`refuse::refuse`]. `link_broadcast` as in [`Gateway::error`].
@@ -144,7 +148,7 @@ impl Gateway {
     ) -> Answer {
         let is_broadcast = link_broadcast || self.touches_broadcast(offending);
         let written = refuse::refuse(policy, offending, self.address, self.identification, is_broadcast, out);
-        self.limited(now, written)
+        self.limited(now, None, written)
     }
 
     fn touches_broadcast(&self, packet: &Ipv4<'_>) -> bool {
@@ -152,9 +156,13 @@ impl Gateway {
     }
 
     /// What has been written goes out when the limit allows it.
-    fn limited(&mut self, now: Instant, written: Option<usize>) -> Answer {
+    fn limited(&mut self, now: Instant, kind: Option<IcmpError>, written: Option<usize>) -> Answer {
         let Some(len) = written else { return Answer::Silent };
-        if !self.errors.allow(now) {
+        let limit = match kind {
+            Some(IcmpError::FragmentationNeeded { .. }) => &mut self.too_big,
+            _ => &mut self.errors,
+        };
+        if !limit.allow(now) {
             return Answer::Limited;
         }
         self.identification = self.identification.wrapping_add(1);
@@ -250,6 +258,22 @@ mod tests {
             assert_eq!(answer, Answer::Echo(29));
         }
         assert_eq!(ask(&mut gateway, now + Duration::from_millis(1), &datagram).0, Answer::Refused(57));
+    }
+
+    #[test]
+    fn a_storm_of_refusals_leaves_path_mtu_discovery_alone() {
+        let (mut gateway, now) = (gateway(), Instant::now());
+        let syn = sample::tcp(NODE, [172, 16, 8, 59], &[], |t| t.syn = true);
+        let syn = Ipv4::parse(&syn).unwrap();
+        while gateway.refuse(now, Refusal::Reset, &syn, false, &mut [0; MAX_ERROR]) != Answer::Limited {}
+        let mut too_big = || {
+            let kind = IcmpError::FragmentationNeeded { mtu: 1420 };
+            gateway.error(now, kind, &syn, false, &mut [0; MAX_ERROR])
+        };
+        for _ in 0..ERRORS_BURST {
+            assert_eq!(too_big(), Answer::Refused(68));
+        }
+        assert_eq!(too_big(), Answer::Limited);
     }
 
     #[test]

@@ -1,2 +1,54 @@
-//! Placeholder.
-fn main() {}
+//! overlay-gw: a userspace overlay gateway for the servers of a cluster. Reads the command line and dispatches.
+
+mod cli;
+mod client;
+mod config_file;
+mod control;
+mod daemon;
+mod exit;
+mod hub;
+mod node;
+mod plan;
+mod random;
+mod resolve;
+mod service;
+mod state;
+mod status;
+mod workers;
+
+use clap::Parser;
+use exit::Failure;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; a usage error is bad input.
+            let code = if error.use_stderr() { exit::BAD_INPUT } else { exit::OK };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    service::log::init(cli.verbose);
+    match run(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(command: cli::Command) -> Result<u8, Failure> {
+    match command {
+        cli::Command::Up(args) => node::up(&args),
+        cli::Command::Hub(args) => hub::run(&args),
+        cli::Command::Plan(args) => plan::run(&args),
+        cli::Command::Status(args) => client::status(&args),
+        cli::Command::Listener(args) => client::listener(&args),
+        cli::Command::Peer(args) => client::peer(&args),
+        cli::Command::Reload(args) => client::reload(&args),
+        cli::Command::Down(args) => client::down(&args),
+    }
+}

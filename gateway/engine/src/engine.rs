@@ -170,12 +170,12 @@ impl Engine {
         for n in 0..host.len() {
             let Some((_, frame)) = host.get_mut(n) else { continue };
             if let Some(packet) = self.host_side.receive(frame, &self.drops, out) {
-                self.from_host(now, &table, packet, &mut sender, out);
+                self.host_packet(now, &table, packet, &mut sender, out);
             }
         }
     }
 
-    fn from_host(
+    fn host_packet(
         &self,
         now: Instant,
         table: &Table,
@@ -273,7 +273,7 @@ impl Engine {
                 run = Some((peer, peer.link.lock()));
             }
             if let Some((_, link)) = run.as_mut() {
-                self.from_peer(now, &table, peer, link, from, datagram, out);
+                self.peer_datagram(now, &table, peer, link, from, datagram, out);
             }
         }
         drop(run);
@@ -284,7 +284,7 @@ impl Engine {
         clippy::too_many_arguments,
         reason = "one datagram with all that is known of it; inlined into its only caller"
     )]
-    fn from_peer(
+    fn peer_datagram(
         &self,
         now: Instant,
         table: &Table,
@@ -310,7 +310,6 @@ impl Engine {
                 return match self.relayed(now, table, peer, packet, &mut out.scratch) {
                     Verdict::Relay(to) => room.commit(to, len),
                     Verdict::Answer(len) => {
-                        drop(room);
                         self.answer_peer(peer.index, len, out);
                     }
                     Verdict::Drop => {}
@@ -337,7 +336,6 @@ impl Engine {
                         room.commit((), head + len);
                     }
                     Delivery::Answer(to, len) => {
-                        drop(room);
                         self.answer_peer(to, len, out);
                     }
                     Delivery::Drop => {}

@@ -1,6 +1,7 @@
 //! The Linux leaf: TUN and TAP devices, UDP in batches, rtnetlink, systemd-resolved, network namespaces.
 
 mod device;
+mod files;
 mod host;
 pub mod link;
 mod mmsg;
@@ -12,6 +13,7 @@ mod wait;
 mod watch;
 
 pub use device::{DeviceDrops, TunDevice};
+pub use files::{group_id, is_private, with_private_umask};
 pub use host::{LinuxHost, boot_id, check_kernel};
 pub use transport::{TransportErrors, UdpTransport};
 pub use wait::{MAX_WAITED, Ready, Waker, wait_readable};

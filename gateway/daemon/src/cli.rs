@@ -1,0 +1,206 @@
+//! The command line. Every command has help with an example.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// A userspace overlay gateway for the servers of a cluster across clouds.
+#[derive(Debug, Parser)]
+#[command(name = "overlay-gw", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Example, on a fresh machine:\n  overlay-gw up --slot 56      then, in another terminal: ping 172.16.8.56\n\nExit codes: 0 ok, 1 degraded, 2 down, 3 no service runs, 4 bad input"
+)]
+pub struct Cli {
+    /// Log more: -v for decisions, -vv for packets
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this node: adapter, gateway, overlay. Stays in the foreground; Ctrl-C undoes it
+    #[command(
+        after_help = "Examples:\n  overlay-gw up --slot 56\n  overlay-gw up --config cluster-1/config.toml --persist"
+    )]
+    Up(UpArgs),
+    /// Run a hub, where nodes meet. Needs no adapter and no privileges
+    #[command(after_help = "Example:\n  overlay-gw hub --config hub-a/config.toml")]
+    Hub(HubArgs),
+    /// Cut an overlay into slots and write one ready configuration per node and hub
+    #[command(
+        after_help = "Example:\n  overlay-gw plan --overlay 172.16.8.0/24 --node cluster-1=56 --node cluster-2=64 --node cluster-3=72 \\\n    --hub hub-a=198.51.100.1:51820 --route 172.16.0.0/24=hub-a --dns 172.16.0.1 --out packs/"
+    )]
+    Plan(PlanArgs),
+    /// Show how the service, its peers and its listeners are
+    #[command(
+        after_help = "Examples:\n  overlay-gw status\n  overlay-gw status --json | jq .state\n\nExit codes: 0 ok, 1 degraded, 2 down, 3 no service runs"
+    )]
+    Status(ClientArgs),
+    /// Add, remove or list the addresses of this node's slot that are live
+    #[command(after_help = "Examples:\n  overlay-gw listener add 172.16.8.59\n  overlay-gw listener list")]
+    Listener(ListenerArgs),
+    /// List the peers
+    #[command(after_help = "Example:\n  overlay-gw peer list --json")]
+    Peer(PeerArgs),
+    /// Apply a changed configuration file without touching what did not change
+    #[command(after_help = "Example:\n  overlay-gw reload")]
+    Reload(ClientArgs),
+    /// Stop the service and remove all that it added, also what a crash or --persist left behind
+    #[command(after_help = "Example:\n  overlay-gw down")]
+    Down(DownArgs),
+}
+
+/// Where things are: the same for `up` and `hub`.
+#[derive(Clone, Debug, Args)]
+pub struct Places {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder for the key, the record of what was changed, and listeners [default: /var/lib/overlay-gw/INSTANCE]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Control socket [default: /run/overlay-gw/INSTANCE.sock]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// UDP port, or address and port, to listen on
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub listen: Option<String>,
+}
+
+/// `up`.
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    /// Where things are.
+    #[command(flatten)]
+    pub places: Places,
+    /// This node's slot: the last octet of its first address (56), or that address
+    #[arg(long)]
+    pub slot: Option<String>,
+    /// The overlay network [default: 172.16.8.0/24]
+    #[arg(long, value_name = "CIDR")]
+    pub overlay: Option<String>,
+    /// Name of the adapter [default: Overlay]
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+    /// tun (layer 3) or tap (layer 2, where ARP is answered) [default: tun]
+    #[arg(long)]
+    pub mode: Option<String>,
+    /// On exit leave adapter, addresses and routes in place for the next `up`
+    #[arg(long)]
+    pub persist: bool,
+}
+
+/// `hub`.
+#[derive(Clone, Debug, Args)]
+pub struct HubArgs {
+    /// Where things are.
+    #[command(flatten)]
+    pub places: Places,
+}
+
+/// `plan`.
+#[derive(Clone, Debug, Args)]
+pub struct PlanArgs {
+    /// The overlay network
+    #[arg(long, value_name = "CIDR", default_value = "172.16.8.0/24")]
+    pub overlay: String,
+    /// Length of a slot's prefix
+    #[arg(long, value_name = "BITS", default_value_t = 29)]
+    pub slot_prefix: u8,
+    /// A node and its slot; with an endpoint when others can reach it directly
+    #[arg(long = "node", value_name = "NAME=SLOT[@HOST:PORT]", required = true)]
+    pub nodes: Vec<String>,
+    /// A hub and its endpoint
+    #[arg(long = "hub", value_name = "NAME=HOST:PORT")]
+    pub hubs: Vec<String>,
+    /// A plain WireGuard member of the hubs and the networks that it owns
+    #[arg(long = "member", value_name = "NAME=CIDR[,CIDR]")]
+    pub members: Vec<String>,
+    /// A network behind a hub or member
+    #[arg(long = "route", value_name = "CIDR=VIA")]
+    pub routes: Vec<String>,
+    /// A DNS server for the nodes
+    #[arg(long = "dns", value_name = "ADDRESS")]
+    pub dns: Vec<String>,
+    /// Folder for the packs; nothing in it is overwritten
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Commands that speak to the running service.
+#[derive(Clone, Debug, Args)]
+pub struct ClientArgs {
+    /// Control socket of the service [default: the only one in /run/overlay-gw]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `listener`.
+#[derive(Clone, Debug, Args)]
+pub struct ListenerArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: ListenerAction,
+}
+
+/// What to do with listeners.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ListenerAction {
+    /// Put an address of the slot on the adapter
+    Add {
+        /// The address, of this node's slot
+        address: String,
+        /// The service.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Take an address off that `add` put there
+    Remove {
+        /// The address
+        address: String,
+        /// The service.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show the addresses that are live, ours and the cluster's
+    List {
+        /// The service.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// `peer`.
+#[derive(Clone, Debug, Args)]
+pub struct PeerArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: PeerAction,
+}
+
+/// What to do with peers.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PeerAction {
+    /// Show the peers
+    List(ClientArgs),
+}
+
+/// `down`.
+#[derive(Clone, Debug, Args)]
+pub struct DownArgs {
+    /// The service.
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// State folder to clean when no service runs [default: every one in /var/lib/overlay-gw]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}

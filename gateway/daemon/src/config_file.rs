@@ -1,0 +1,103 @@
+//! Reading the configuration from the disk, with the files that it names.
+
+use crate::cli::Places;
+use crate::exit::Failure;
+use overlay_config::{Config, FileError, FileText, Files, HostFacts, Overrides, Source};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Where the configuration is when no flag says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/overlay-gw/config.toml";
+
+/// Node or hub: which kind of file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `up`
+    Node,
+    /// `hub`
+    Hub,
+}
+
+/// Where a configuration came from, to read it again.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    kind: Kind,
+    path: PathBuf,
+    /// The operator named the file: it must be there.
+    named: bool,
+    overrides: Overrides,
+}
+
+impl Origin {
+    /// The origin that the command line says.
+    #[must_use]
+    pub fn new(kind: Kind, places: &Places, overrides: Overrides) -> Self {
+        let path = places.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
+        Self { kind, path, named: places.config.is_some(), overrides }
+    }
+
+    /// Uses this key where the file names none.
+    pub fn set_state_key(&mut self, key: overlay_config::PrivateKey) {
+        self.overrides.state_key = Some(key);
+    }
+
+    /// Reads and checks everything. Nothing is changed.
+    ///
+    /// # Errors
+    /// Every mistake at once, each with its place.
+    pub fn load(&self, host: &HostFacts) -> Result<Config, Failure> {
+        let source = match std::fs::read(&self.path) {
+            Ok(bytes) => Some(Source { name: self.path.display().to_string(), bytes }),
+            Err(error) if error.kind() == ErrorKind::NotFound && self.may_be_absent() => None,
+            Err(error) => {
+                return Err(Failure::bad_input(
+                    format!("{}: {}", self.path.display(), in_words(&error)),
+                    "name the file with --config FILE; `overlay-gw plan` writes one, and `overlay-gw up --slot 56` needs none",
+                ));
+            }
+        };
+        let files = Folder(self.path.parent().unwrap_or(Path::new("")).to_owned());
+        let config = match (self.kind, source) {
+            (Kind::Node, source) => overlay_config::load_node(source.as_ref(), &self.overrides, &files, host),
+            (Kind::Hub, Some(source)) => overlay_config::load_hub(&source, &self.overrides, &files, host),
+            (Kind::Hub, None) => {
+                return Err(Failure::bad_input(
+                    "a hub needs a configuration file",
+                    "write one with `overlay-gw plan`",
+                ));
+            }
+        };
+        Ok(config?)
+    }
+
+    fn may_be_absent(&self) -> bool {
+        !self.named && self.kind == Kind::Node && self.overrides.slot.is_some()
+    }
+}
+
+/// Key files, relative to the folder of the configuration.
+struct Folder(PathBuf);
+
+impl Files for Folder {
+    fn read(&self, path: &Path) -> Result<FileText, FileError> {
+        let path = self.0.join(path);
+        let in_file_error = |error: std::io::Error| match error.kind() {
+            ErrorKind::NotFound => FileError::Missing,
+            ErrorKind::PermissionDenied => FileError::Denied,
+            _ => FileError::Other(in_words(&error)),
+        };
+        let bytes = std::fs::read(&path).map_err(in_file_error)?.into();
+        let private = overlay_platform::os::is_private(&path).map_err(in_file_error)?;
+        Ok(FileText { bytes, private })
+    }
+}
+
+/// What the operating system says, without its error number.
+#[must_use]
+pub fn in_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "there is no such file".to_owned(),
+        ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,141 @@
+//! The service's end of the control socket.
+
+use super::{MAX_REQUEST, Request, Response, parse};
+use crate::exit::Failure;
+use serde_json::Value;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// Connections at once; further ones wait in the socket's queue.
+const CONNECTIONS: usize = 16;
+
+/// A client that says nothing for this long is hung up on.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// A request and where its answer goes.
+pub type Call = (Request, oneshot::Sender<Result<Value, Failure>>);
+
+/// The control socket; its file goes when this is dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl ControlSocket {
+    /// Makes the socket: mode 0600, or 0660 for `group`.
+    ///
+    /// # Errors
+    /// When a service answers there already, or the socket cannot be made.
+    pub fn bind(path: &Path, group: Option<&str>) -> Result<Self, Failure> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            Failure::bad_input(
+                format!("cannot {what} the control socket {}: {error}", path.display()),
+                "choose another place with --control PATH",
+            )
+        };
+        let gid = match group {
+            Some(name) => Some(overlay_platform::os::group_id(name).ok_or_else(|| {
+                Failure::bad_input(
+                    format!("[control] group = \"{name}\": this host has no such group"),
+                    format!("groupadd --system {name}, or take the line out"),
+                )
+            })?),
+            None => None,
+        };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| failed("make the folder of", &error))?;
+        }
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => {
+                return Err(Failure::bad_input(
+                    format!("an overlay-gw already runs here: it answers at {}", path.display()),
+                    format!("overlay-gw down --control {}", path.display()),
+                ));
+            }
+            // Left behind by a process that was killed.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(|error| failed("replace", &error))?;
+            }
+            Err(_) => {}
+        }
+        // The mode counts from the first moment: the umask is narrowed while the socket is made, before other threads exist.
+        let listener = overlay_platform::os::with_private_umask(|| UnixListener::bind(path))
+            .map_err(|error| failed("make", &error))?;
+        let socket = Self { path: path.to_owned(), listener };
+        if let Some(gid) = gid {
+            std::os::unix::fs::chown(path, None, Some(gid))
+                .map_err(|error| failed("give the group", &error))?;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+                .map_err(|error| failed("open to the group", &error))?;
+        }
+        Ok(socket)
+    }
+
+    /// Serves for ever: each request goes to `calls`, and its answer back.
+    pub async fn serve(&self, calls: mpsc::Sender<Call>) {
+        let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let calls = calls.clone();
+                    tokio::task::spawn_local(async move {
+                        let _place = place;
+                        if let Err(error) = converse(stream, &calls).await {
+                            tracing::debug!(%error, "control connection ended");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "control socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn converse(stream: UnixStream, calls: &mpsc::Sender<Call>) -> std::io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = Vec::new();
+        let mut bounded = (&mut reader).take(MAX_REQUEST);
+        let read = bounded.read_until(b'\n', &mut line);
+        let length = tokio::time::timeout(IDLE, read).await.map_err(|_| ErrorKind::TimedOut)??;
+        if length == 0 {
+            return Ok(());
+        }
+        let whole = line.last() == Some(&b'\n');
+        let outcome = match parse(&line) {
+            Ok(request) => ask(request, calls).await,
+            Err(failure) => Err(failure),
+        };
+        let mut answer = serde_json::to_vec(&Response::from(outcome))?;
+        answer.push(b'\n');
+        writer.write_all(&answer).await?;
+        if !whole {
+            // Too long, or the client closed in the middle: the rest is not a request.
+            return Ok(());
+        }
+    }
+}
+
+async fn ask(request: Request, calls: &mpsc::Sender<Call>) -> Result<Value, Failure> {
+    let stopping = || Failure::no_service("the service is stopping", "try again when it runs");
+    let (answer, outcome) = oneshot::channel();
+    calls.send((request, answer)).await.map_err(|_| stopping())?;
+    outcome.await.unwrap_or_else(|_| Err(stopping()))
+}

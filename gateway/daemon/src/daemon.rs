@@ -1,0 +1,475 @@
+//! The event loop of a node or hub: control requests, address changes, time and signals, one at a time.
+
+use crate::cli::Places;
+use crate::config_file::Origin;
+use crate::control::Request;
+use crate::control::client::{self, FOLDER};
+use crate::control::server::{Call, ControlSocket};
+use crate::exit::Failure;
+use crate::node::NodeSide;
+use crate::random;
+use crate::resolve;
+use crate::state::StateFolder;
+use crate::status::{Facts, Listener, Status, Warning};
+use crate::workers::{Shared, Workers};
+use overlay_config::{Config, HostFacts, PrivateKey};
+use overlay_engine::{Engine, EngineSettings, Output};
+use overlay_platform::HostNet as _;
+use overlay_platform::Transport as _;
+use overlay_platform::os::resolved::BusAddress;
+use overlay_platform::os::{LinuxHost, TunDevice, UdpTransport};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Control requests that wait while one is served.
+const CALLS: usize = 16;
+
+/// How often the wall clock is written down.
+const CLOCK_PACE: Duration = Duration::from_secs(60);
+
+/// A device that is gone is opened again this often, until it works.
+const REVIVAL_PACE: Duration = Duration::from_secs(1);
+
+/// What has been read and checked, with nothing changed on the host but locks and sockets taken.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The configuration.
+    pub config: Config,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Name of the instance.
+    pub instance: String,
+    /// Its state folder.
+    pub state: StateFolder,
+    /// Its private key.
+    pub key: PrivateKey,
+    /// The underlay's sockets.
+    pub transport: UdpTransport,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
+    control: ControlSocket,
+    lock: File,
+}
+
+impl Prepared {
+    /// Reads the configuration and takes what only one process may have: the state folder, the control socket, the port.
+    ///
+    /// # Errors
+    /// Everything that stops a start: exit code 4.
+    pub async fn new(
+        mut origin: Origin,
+        places: &Places,
+        instance: impl Fn(&Config) -> String,
+    ) -> Result<Self, Failure> {
+        let host = host_facts().await?;
+        let mut config = origin.load(&host)?;
+        let instance = instance(&config);
+        let state = StateFolder::new(places.state_dir.as_deref(), &instance);
+        if config.private_key().is_none()
+            && let Some(key) = state.key()?
+        {
+            origin.set_state_key(key);
+            config = origin.load(&host)?;
+        }
+        for warning in &config.warnings {
+            eprintln!("{warning}");
+        }
+        let mut warnings: Vec<Warning> = config.warnings.iter().map(Warning::from).collect();
+        let path =
+            places.control.clone().unwrap_or_else(|| PathBuf::from(FOLDER).join(format!("{instance}.sock")));
+        refuse_second(&path)?;
+        let listen = config.listen();
+        let transport = UdpTransport::bind(listen.address, listen.port).map_err(|error| {
+            let at = listen.address.map_or_else(
+                || format!("UDP port {}", listen.port),
+                |a| format!("{a}, UDP port {}", listen.port),
+            );
+            Failure::bad_input(
+                format!("cannot listen on {at}: {error}"),
+                "see who has it with `ss -ulpn`, or choose another with --listen PORT or listen_port",
+            )
+        })?;
+        state.create()?;
+        let lock = state.lock()?;
+        let control = ControlSocket::bind(&path, config.control.group.as_deref())?;
+        let key = match config.private_key() {
+            Some(key) => key.clone(),
+            None => {
+                let key = state.make_key(random::key())?;
+                origin.set_state_key(key.clone());
+                key
+            }
+        };
+        if let Some(behind) = state.clock_behind(SystemTime::now()) {
+            let warning = Warning {
+                code: "clock_behind".to_owned(),
+                text: format!(
+                    "the clock is {} s behind the last time that this service ran; peers that remember refuse its handshakes until it has caught up",
+                    behind.as_secs()
+                ),
+                fix: "set the clock (timedatectl status; chronyc makestep)".to_owned(),
+            };
+            tracing::warn!("{}", warning.text);
+            warnings.push(warning);
+        }
+        Ok(Self { config, origin, instance, state, key, transport, warnings, control, lock })
+    }
+}
+
+/// What ends the event loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// SIGINT or SIGTERM.
+    Signal,
+    /// `down`.
+    Down,
+}
+
+/// A running node or hub.
+#[derive(Debug)]
+pub struct Daemon {
+    config: Config,
+    origin: Origin,
+    instance: String,
+    state: StateFolder,
+    engine: Arc<Engine>,
+    transport: Arc<UdpTransport>,
+    since: Instant,
+    warnings: Vec<Warning>,
+    node: Option<NodeSide>,
+    workers: Option<Workers>,
+    resolver: JoinHandle<()>,
+    failures: mpsc::UnboundedSender<&'static str>,
+}
+
+/// Runs until a signal or `down`. `node`: the device's side, already in place.
+///
+/// # Errors
+/// When the packet path cannot start; when what was added cannot be removed.
+pub async fn run(
+    prepared: Prepared,
+    engine: Arc<Engine>,
+    node: Option<NodeSide>,
+    persist: bool,
+) -> Result<u8, Failure> {
+    let Prepared { config, origin, instance, state, transport, warnings, control, lock, .. } = prepared;
+    let (calls, mut called) = mpsc::channel::<Call>(CALLS);
+    let (failures, mut failed) = mpsc::unbounded_channel();
+    let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
+    let transport = Arc::new(transport);
+    engine.set_listen_port(transport.local_port());
+    let mut daemon = Daemon {
+        resolver: tokio::task::spawn_local(resolve::run(Arc::clone(&engine), resolve::named(&config))),
+        config,
+        origin,
+        instance,
+        state,
+        engine,
+        transport,
+        since: Instant::now(),
+        warnings,
+        node,
+        workers: None,
+        failures,
+    };
+    daemon.start_workers()?;
+    let server = tokio::task::spawn_local(async move { control.serve(calls).await });
+    // Exactly this, alone on a line: programs wait for it.
+    eprintln!("ready");
+    crate::service::notify_ready();
+    let mut out = Output::for_batch(64 * 1024, 64);
+    let mut clock = tokio::time::interval(CLOCK_PACE);
+    let mut revival = tokio::time::interval(REVIVAL_PACE);
+    revival.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let end = loop {
+        let due = daemon.engine.poll_timeout(Instant::now());
+        tokio::select! {
+            call = called.recv() => {
+                let Some((request, answer)) = call else { break End::Signal };
+                if request == Request::Down {
+                    let outcome = daemon.stop(End::Down, persist).await;
+                    let code = outcome.as_ref().map_or_else(|failure| failure.code, |_| crate::exit::OK);
+                    let _ = answer.send(outcome);
+                    // The answer is on its way through the server's task: let it leave before the socket goes.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    server.abort();
+                    drop(lock);
+                    return Ok(code);
+                }
+                let outcome = daemon.handle(request).await;
+                let _ = answer.send(outcome);
+            }
+            () = daemon.host_changed() => daemon.relearn().await,
+            Some(what) = failed.recv() => daemon.lost(what),
+            _ = revival.tick(), if daemon.workers.is_none() => daemon.revive().await,
+            () = tokio::time::sleep_until(due.into()) => daemon.tick(&mut out),
+            _ = clock.tick() => {
+                if let Err(error) = daemon.state.note_clock(SystemTime::now()) {
+                    tracing::warn!(%error, "state folder");
+                }
+            }
+            _ = terminate.recv() => break End::Signal,
+            _ = interrupt.recv() => break End::Signal,
+            _ = hangup.recv() => match daemon.reload().await {
+                Ok(value) => tracing::info!(%value, "reloaded"),
+                Err(failure) => eprintln!("{failure}\nnothing was changed"),
+            },
+        }
+    };
+    crate::service::notify_stopping();
+    let outcome = daemon.stop(end, persist).await;
+    server.abort();
+    let _ = server.await;
+    drop(lock);
+    outcome.map(|_| crate::exit::OK)
+}
+
+impl Daemon {
+    fn start_workers(&mut self) -> Result<(), Failure> {
+        let shared = Shared::<TunDevice, UdpTransport> {
+            engine: Arc::clone(&self.engine),
+            device: self.node.as_ref().and_then(NodeSide::device),
+            transport: Arc::clone(&self.transport),
+        };
+        let failures = self.failures.clone();
+        let workers = Workers::start(&shared, move |what, error| {
+            tracing::error!(%error, "the {what} failed");
+            let _ = failures.send(what);
+        });
+        self.workers = Some(workers.map_err(anyhow::Error::from)?);
+        Ok(())
+    }
+
+    fn tick(&self, out: &mut Output) {
+        let messages = self.engine.timeout_messages();
+        if out.net.room() < messages * 160 {
+            *out = Output::for_batch(messages * 160, messages);
+        }
+        out.clear();
+        self.engine.handle_timeout(Instant::now(), out);
+        if let Err(error) = self.transport.send_batch(&out.net) {
+            tracing::debug!(%error, "underlay");
+        }
+    }
+
+    async fn handle(&mut self, request: Request) -> Result<Value, Failure> {
+        match request {
+            Request::Status => Ok(json!(self.status())),
+            Request::PeerList => Ok(json!(self.status().peers)),
+            Request::ListenerList => Ok(json!(self.listeners())),
+            Request::ListenerAdd { address } => {
+                let node = self.node.as_mut().ok_or_else(no_listeners)?;
+                let listener = node.add_listener(&address, &self.state).await?;
+                self.relearn().await;
+                Ok(json!(listener))
+            }
+            Request::ListenerRemove { address } => {
+                let node = self.node.as_mut().ok_or_else(no_listeners)?;
+                let listener = node.remove_listener(&address, &self.state).await?;
+                self.relearn().await;
+                Ok(json!(listener))
+            }
+            Request::Reload => self.reload().await,
+            // Served by the event loop, which it ends.
+            Request::Down => Ok(Value::Null),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let facts = Facts {
+            config: &self.config,
+            instance: &self.instance,
+            since: self.since,
+            adopted: self.node.as_ref().is_some_and(NodeSide::adopted),
+            listeners: self.listeners(),
+            warnings: self
+                .warnings
+                .iter()
+                .cloned()
+                .chain(self.node.iter().flat_map(NodeSide::warnings))
+                .collect(),
+            listen_port: self.transport.local_port(),
+        };
+        Status::new(&self.engine, facts, Instant::now())
+    }
+
+    fn listeners(&self) -> Vec<Listener> {
+        self.node.as_ref().map(NodeSide::listeners).unwrap_or_default()
+    }
+
+    async fn host_changed(&mut self) {
+        match &mut self.node {
+            Some(node) => node.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Reads the device's addresses again and tells the engine.
+    async fn relearn(&mut self) {
+        let Some(node) = &mut self.node else { return };
+        match node.relearn().await {
+            Ok(live) => self.engine.set_live(Some(live)),
+            Err(error) => {
+                tracing::warn!(%error, "the device's addresses cannot be read");
+                self.engine.set_live(None);
+            }
+        }
+        if node.is_gone() {
+            self.lost("device");
+        }
+    }
+
+    /// A part of the packet path has failed: it is started again by `revive`.
+    fn lost(&mut self, what: &str) {
+        if self.workers.take().is_some() {
+            tracing::warn!("the {what} is gone; starting the packet path again");
+        }
+        if let Some(node) = &mut self.node {
+            node.close();
+        }
+    }
+
+    async fn revive(&mut self) {
+        if let Some(node) = &mut self.node
+            && let Err(failure) = node.reopen(&self.config, &self.state).await
+        {
+            tracing::warn!("{failure}");
+            return;
+        }
+        self.relearn().await;
+        if let Err(failure) = self.start_workers() {
+            tracing::warn!("{failure}");
+        }
+    }
+
+    async fn reload(&mut self) -> Result<Value, Failure> {
+        let config = self.origin.load(&host_facts().await?)?;
+        let fixed = fixed_changes(&self.config, &config);
+        if !fixed.is_empty() {
+            return Err(Failure::bad_input(
+                format!("{} cannot change while the service runs", fixed.join(", ")),
+                "put the old value back, or restart the service (with --persist the adapter stays)",
+            ));
+        }
+        let mut changed = Vec::new();
+        if let Some(node) = &mut self.node {
+            changed.extend(node.reconfigure(&config).await?);
+        }
+        let (old, new) = (EngineSettings::from_config(&self.config), EngineSettings::from_config(&config));
+        changed.extend(peer_changes(&old, &new));
+        if old != new {
+            self.engine.reconfigure(new, Instant::now());
+        }
+        if resolve::named(&self.config) != resolve::named(&config) {
+            self.resolver.abort();
+            self.resolver =
+                tokio::task::spawn_local(resolve::run(Arc::clone(&self.engine), resolve::named(&config)));
+        }
+        self.warnings = config.warnings.iter().map(Warning::from).collect();
+        self.config = config;
+        Ok(json!({ "changed": changed }))
+    }
+
+    async fn stop(&mut self, end: End, persist: bool) -> Result<Value, Failure> {
+        self.resolver.abort();
+        self.workers = None;
+        let _ = self.state.note_clock(SystemTime::now());
+        let Some(mut node) = self.node.take() else { return Ok(json!({ "removed": [], "kept": [] })) };
+        node.close();
+        if end == End::Down {
+            self.state.clear_listeners();
+        } else if persist {
+            tracing::info!("{} stays in place for the next `up`", self.instance);
+            return Ok(Value::Null);
+        }
+        node.clear().await
+    }
+}
+
+/// Every address of the host, for the checks of a configuration.
+///
+/// # Errors
+/// When the host cannot be asked.
+async fn host_facts() -> Result<HostFacts, Failure> {
+    let host = LinuxHost::connect("lo", BusAddress::System).map_err(anyhow::Error::from)?;
+    let addresses = host.addresses().await.map_err(anyhow::Error::from)?;
+    Ok(HostFacts { addresses })
+}
+
+/// Says who runs already.
+fn refuse_second(path: &std::path::Path) -> Result<(), Failure> {
+    match client::ask(path, Request::Status) {
+        Ok(status) => {
+            let of = |name: &str| {
+                status.get(name).map(|value| value.to_string().replace('"', "")).unwrap_or_default()
+            };
+            Err(Failure::bad_input(
+                format!(
+                    "overlay-gw already runs here: {} {}, process {}, at {}",
+                    of("role"),
+                    of("name"),
+                    of("pid"),
+                    path.display()
+                ),
+                "stop it with `overlay-gw down`, or run this one beside it with another --device",
+            ))
+        }
+        Err(_) => Ok(()),
+    }
+}
+
+/// What a reload may not change, by the names in the file.
+fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
+    let slot = |config: &Config| config.node().map(|node| node.slot);
+    let key = |config: &Config| config.private_key().map(PrivateKey::public);
+    let pairs = [
+        ("name", old.name() == new.name()),
+        ("slot", slot(old) == slot(new)),
+        ("private_key_file", key(old).is_none() || key(old) == key(new)),
+        ("listen_port", old.listen() == new.listen()),
+        ("[overlay] cidr", old.overlay.cidr == new.overlay.cidr),
+        ("[overlay] slot_prefix", old.overlay.slot_prefix == new.overlay.slot_prefix),
+        ("[device] name", old.device.name == new.device.name),
+        ("[device] mode", old.device.mode == new.device.mode),
+        ("[device] queues", old.device.queues == new.device.queues),
+        ("[control] group", old.control == new.control),
+    ];
+    pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+}
+
+/// What changed among the peers, in words.
+fn peer_changes(old: &EngineSettings, new: &EngineSettings) -> Vec<String> {
+    let find = |settings: &EngineSettings, key: &[u8; 32]| {
+        settings.peers.iter().find(|p| p.public_key == *key).cloned()
+    };
+    let mut changes = Vec::new();
+    for peer in &old.peers {
+        match find(new, &peer.public_key) {
+            None => changes.push(format!("{} removed", peer.name)),
+            Some(now) if now != *peer => changes.push(format!("{} changed", now.name)),
+            Some(_) => {}
+        }
+    }
+    for peer in new.peers.iter().filter(|peer| find(old, &peer.public_key).is_none()) {
+        changes.push(format!("{} added", peer.name));
+    }
+    if old.refuse != new.refuse {
+        changes.push("refuse".to_owned());
+    }
+    changes
+}
+
+fn no_listeners() -> Failure {
+    Failure::bad_input(
+        "a hub has no device, and so no listeners",
+        "ask a node's service, with --control PATH",
+    )
+}

@@ -1,0 +1,416 @@
+//! `up`: a node and its side of the host, the device with its addresses, routes and listeners.
+
+use crate::cli::UpArgs;
+use crate::config_file::{Kind, Origin};
+use crate::daemon::{self, Prepared};
+use crate::exit::Failure;
+use crate::random;
+use crate::state::StateFolder;
+use crate::status::{Listener, Warning};
+use overlay_config::{Config, Mode, Overrides, Slot};
+use overlay_engine::gateway::device_mac;
+use overlay_engine::{Engine, EngineSettings};
+use overlay_platform::change::{Change, DesiredHost, intended, slot_address};
+use overlay_platform::os::resolved::BusAddress;
+use overlay_platform::os::{DeviceWatch, LinuxHost, TunDevice, boot_id, check_kernel};
+use overlay_platform::record::{Origin as AddedBy, Record};
+use overlay_platform::settle::{self, Cleared, Settled};
+use overlay_platform::{DeviceSpec, HostNet as _, Layer, Outcome};
+use serde_json::{Value, json};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Runs a node until a signal or `down`.
+///
+/// # Errors
+/// Everything that stops it before `ready`; then nothing is left behind.
+pub fn up(args: &UpArgs) -> Result<u8, Failure> {
+    crate::service::block_on(async {
+        check_kernel().map_err(in_words)?;
+        let overrides = Overrides {
+            slot: args.slot.clone(),
+            overlay: args.overlay.clone(),
+            device: args.device.clone(),
+            mode: args.mode.clone(),
+            listen: args.places.listen.clone(),
+            state_key: None,
+        };
+        let origin = Origin::new(Kind::Node, &args.places, overrides);
+        let prepared =
+            Prepared::new(origin, &args.places, |config: &Config| config.device.name.clone()).await?;
+        let settings = EngineSettings::from_config(&prepared.config);
+        let engine =
+            Arc::new(Engine::new(settings, *prepared.key.as_bytes(), Instant::now(), random::seed()));
+        let node = NodeSide::open(&prepared.config, &prepared.state).await?;
+        engine.set_live(Some(node.live.clone()));
+        daemon::run(prepared, engine, Some(node), args.persist).await
+    })
+}
+
+/// Clears what a crash or `--persist` left behind, and says what it was.
+///
+/// # Errors
+/// When the host refuses.
+pub fn clear_left_behind(folder: &Path) -> Result<Vec<String>, Failure> {
+    let state = StateFolder::new(Some(folder), "");
+    let Some(record) = Record::load(folder).map_err(in_words)? else { return Ok(Vec::new()) };
+    crate::service::block_on(async {
+        let _lock = state.lock()?;
+        let host = LinuxHost::connect(&record.device().name, BusAddress::System).map_err(in_words)?;
+        let cleared =
+            settle::clear(&host, Some(record), &boot_id().map_err(in_words)?).await.map_err(in_words)?;
+        state.clear_listeners();
+        Ok(removed(&cleared, host.device_name()))
+    })
+}
+
+/// A node's side of the host.
+#[derive(Debug)]
+pub struct NodeSide {
+    host: LinuxHost,
+    watch: DeviceWatch,
+    record: Record,
+    device: Option<Arc<TunDevice>>,
+    adopted: bool,
+    gone: bool,
+    slot: Slot,
+    live: Vec<Ipv4Addr>,
+    warnings: Vec<Warning>,
+}
+
+impl NodeSide {
+    /// Makes or adopts the device, and brings the host to what `config` wants. What fails is undone.
+    async fn open(config: &Config, state: &StateFolder) -> Result<Self, Failure> {
+        let name = &config.device.name;
+        let host = LinuxHost::connect(name, BusAddress::System).map_err(in_words)?;
+        let node = Self::attach(host, config, state).await;
+        let mut node = match node {
+            Ok(node) => node,
+            Err((failure, fresh)) => {
+                if fresh && let Ok(boot) = boot_id() {
+                    let host = LinuxHost::connect(name, BusAddress::System).map_err(in_words)?;
+                    let _ = settle::clear(&host, Record::load(state.path()).ok().flatten(), &boot).await;
+                }
+                return Err(failure);
+            }
+        };
+        node.relearn().await.map_err(in_words)?;
+        Ok(node)
+    }
+
+    /// As [`NodeSide::open`]; an error says whether the device was made just now.
+    async fn attach(host: LinuxHost, config: &Config, state: &StateFolder) -> Result<Self, (Failure, bool)> {
+        let untouched = |failure: Failure| (failure, false);
+        let Some(slot) = config.node().map(|node| node.slot) else {
+            return Err(untouched(Failure::bad_input("a hub has no device", "use `overlay-gw hub`")));
+        };
+        let boot = boot_id().map_err(|error| untouched(in_words(error)))?;
+        let known = Record::load(state.path()).map_err(|error| untouched(in_words(error)))?;
+        let (device, identity, adopted) = {
+            let spec = DeviceSpec {
+                name: config.device.name.clone(),
+                layer: layer(config.device.mode),
+                mac: (config.device.mode == Mode::Tap).then(|| device_mac(config.overlay.cidr, slot.net()).0),
+                // Whatever the host sends is read: what is too big for the tunnel is told so.
+                mtu: u16::MAX,
+                recorded_index: known.as_ref().and_then(|record| record.index_of(&boot, &config.device.name)),
+            };
+            let opened = TunDevice::open(&spec, &host).await.map_err(|error| untouched(in_words(error)))?;
+            (Arc::new(opened.device), opened.identity, opened.adopted)
+        };
+        let failed = |error: String| (Failure::bad_input(error, FIX_HOST), !adopted);
+        let watch = DeviceWatch::new(&config.device.name).map_err(|error| failed(error.to_string()))?;
+        let record =
+            Record::open(state.path(), &boot, &identity).map_err(|error| failed(error.to_string()))?;
+        let mut node = Self {
+            host,
+            watch,
+            record,
+            device: Some(device),
+            adopted,
+            gone: false,
+            slot,
+            live: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let settled = settle::settle(&node.host, &mut node.record, &intended(&desired(config, slot))).await;
+        node.note(&settled.map_err(|error| failed(error.to_string()))?);
+        for address in state.listeners() {
+            let change = node.listener_change(address);
+            let added = settle::add(&node.host, &mut node.record, &change).await;
+            if let Err(error) = added {
+                return Err(failed(format!("the listener {address}, which was added by command: {error}")));
+            }
+        }
+        Ok(node)
+    }
+
+    /// The device, for the packet path.
+    #[must_use]
+    pub fn device(&self) -> Option<Arc<TunDevice>> {
+        self.device.clone()
+    }
+
+    /// The device was there before.
+    #[must_use]
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Somebody else deleted the device.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// What the operator should know.
+    pub fn warnings(&self) -> impl Iterator<Item = Warning> + '_ {
+        self.warnings.iter().cloned()
+    }
+
+    /// The live addresses of the slot beyond the node's own two.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<Listener> {
+        let own = [self.slot.address(), self.slot.client_access()];
+        self.live
+            .iter()
+            .filter(|address| !own.contains(address))
+            .map(|&address| {
+                let change = self.listener_change(address);
+                let ours =
+                    self.record.entries().iter().any(|e| e.change == change && e.origin == AddedBy::Command);
+                Listener { address, origin: if ours { "command" } else { "host" }.to_owned() }
+            })
+            .collect()
+    }
+
+    /// Comes back when something about the device has changed.
+    pub async fn changed(&mut self) {
+        if let Err(error) = self.watch.next().await {
+            tracing::warn!(%error, "the device cannot be watched; its addresses are read again each second");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Asks the host which addresses of the slot are on the device now.
+    ///
+    /// # Errors
+    /// When the host does not say.
+    pub async fn relearn(&mut self) -> Result<Vec<Ipv4Addr>, overlay_platform::HostError> {
+        let Some(facts) = self.host.device().await? else {
+            self.gone = true;
+            self.live.clear();
+            return Ok(Vec::new());
+        };
+        self.gone = facts.ifindex != self.record.device().ifindex;
+        let mut live: Vec<_> = self.host.device_addresses().await?.iter().map(|net| net.addr()).collect();
+        live.retain(|address| self.slot.contains(*address));
+        live.sort_unstable();
+        live.dedup();
+        for address in live.iter().filter(|address| !self.live.contains(address)) {
+            tracing::info!(%address, "live");
+        }
+        for address in self.live.iter().filter(|address| !live.contains(address)) {
+            tracing::info!(%address, "no longer live");
+        }
+        self.live.clone_from(&live);
+        Ok(live)
+    }
+
+    /// Puts a listener on the device, and remembers it.
+    ///
+    /// # Errors
+    /// An address that is no listener of this slot; what the host refuses.
+    pub async fn add_listener(&mut self, address: &str, state: &StateFolder) -> Result<Listener, Failure> {
+        let address = self.listener_address(address)?;
+        let change = self.listener_change(address);
+        let outcome = settle::add(&self.host, &mut self.record, &change).await.map_err(in_words)?;
+        if outcome == Outcome::AlreadyThere && !self.record.is_ours(&change) {
+            return Ok(Listener { address, origin: "host".to_owned() });
+        }
+        self.remember_listeners(state);
+        Ok(Listener { address, origin: "command".to_owned() })
+    }
+
+    /// Takes a listener off the device that [`NodeSide::add_listener`] put there.
+    ///
+    /// # Errors
+    /// An address that somebody else added, or nobody; what the host refuses.
+    pub async fn remove_listener(&mut self, address: &str, state: &StateFolder) -> Result<Listener, Failure> {
+        let address = self.listener_address(address)?;
+        let change = self.listener_change(address);
+        if !settle::remove(&self.host, &mut self.record, &change).await.map_err(in_words)? {
+            return Err(if self.live.contains(&address) {
+                Failure::bad_input(
+                    format!(
+                        "{address} was added by another program (the cluster), and is not ours to remove"
+                    ),
+                    "take it offline where it was brought online",
+                )
+            } else {
+                Failure::bad_input(format!("{address} is not live"), "see `overlay-gw listener list`")
+            });
+        }
+        self.remember_listeners(state);
+        Ok(Listener { address, origin: "command".to_owned() })
+    }
+
+    /// Applies what changed between the configuration in force and `config` to the host; what, in words.
+    ///
+    /// # Errors
+    /// What the host refuses.
+    pub async fn reconfigure(&mut self, config: &Config) -> Result<Vec<String>, Failure> {
+        let wanted = intended(&desired(config, self.slot));
+        let settled = settle::settle(&self.host, &mut self.record, &wanted).await.map_err(in_words)?;
+        self.note(&settled);
+        let added = settled
+            .added
+            .iter()
+            .filter(|change| change.is_recorded())
+            .map(|change| format!("{change} added"));
+        let removed = settled.removed.iter().map(|change| format!("{change} removed"));
+        Ok(added.chain(removed).collect())
+    }
+
+    /// Lets go of the device: it stays, without carrier.
+    pub fn close(&mut self) {
+        self.device = None;
+    }
+
+    /// Makes or adopts the device again.
+    ///
+    /// # Errors
+    /// As for a start.
+    pub async fn reopen(&mut self, config: &Config, state: &StateFolder) -> Result<(), Failure> {
+        self.device = None;
+        *self = Self::open(config, state).await?;
+        Ok(())
+    }
+
+    /// Removes everything that is ours; what was removed and what stays.
+    ///
+    /// # Errors
+    /// What the host refuses; it stays in the record.
+    pub async fn clear(self) -> Result<Value, Failure> {
+        let Self { host, record, watch, device, .. } = self;
+        drop((watch, device));
+        let boot = record.boot_id().to_owned();
+        let name = record.device().name.clone();
+        let cleared = settle::clear(&host, Some(record), &boot).await.map_err(in_words)?;
+        if !cleared.kept.is_empty() {
+            let kept: Vec<_> = cleared.kept.iter().map(ToString::to_string).collect();
+            eprintln!(
+                "{name} stays, without carrier: {} on it {} not ours; the next `up` adopts it",
+                kept.join(", "),
+                if kept.len() == 1 { "is" } else { "are" }
+            );
+        }
+        let kept: Vec<_> = cleared.kept.iter().map(ToString::to_string).collect();
+        Ok(json!({ "removed": removed(&cleared, &name), "kept": kept }))
+    }
+
+    fn note(&mut self, settled: &Settled) {
+        for change in &settled.found {
+            tracing::info!(%change, "was there already and is left alone");
+        }
+        self.warnings.clear();
+        if let Some(Change::Dns { servers }) = &settled.no_resolved {
+            let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+            let warning = Warning {
+                code: "no_resolved".to_owned(),
+                text: format!(
+                    "the DNS servers {} are not set: systemd-resolved does not run here",
+                    servers.join(", ")
+                ),
+                fix:
+                    "start systemd-resolved, or name these servers in the host's own resolver configuration; \
+                      overlay-gw never rewrites /etc/resolv.conf"
+                        .to_owned(),
+            };
+            eprintln!("warning: {}\n    {}", warning.text, warning.fix);
+            self.warnings.push(warning);
+        }
+    }
+
+    fn listener_address(&self, text: &str) -> Result<Ipv4Addr, Failure> {
+        let (first, last) = (self.slot.listeners().next(), self.slot.listeners().last());
+        let range = match (first, last) {
+            (Some(first), Some(last)) => format!("the listeners of slot {} are {first} to {last}", self.slot),
+            _ => format!("slot {} has no room for listeners", self.slot),
+        };
+        let address: Ipv4Addr = text
+            .parse()
+            .map_err(|_| Failure::bad_input(format!("\"{text}\" is not an IPv4 address"), range.clone()))?;
+        if self.slot.listeners().any(|listener| listener == address) {
+            return Ok(address);
+        }
+        let why = match address {
+            a if a == self.slot.gateway() => "the synthetic gateway, which no host may have",
+            a if a == self.slot.address() || a == self.slot.client_access() => {
+                "one of the node's own addresses"
+            }
+            a if a == self.slot.broadcast() => "the slot's broadcast address",
+            _ => "not in this node's slot",
+        };
+        Err(Failure::bad_input(format!("{address} is {why}"), range))
+    }
+
+    fn listener_change(&self, address: Ipv4Addr) -> Change {
+        Change::Address { net: slot_address(self.slot.net(), address) }
+    }
+
+    fn remember_listeners(&self, state: &StateFolder) {
+        let ours = self.record.entries().iter().filter(|entry| entry.origin == AddedBy::Command);
+        let addresses: Vec<_> = ours
+            .filter_map(|entry| match entry.change {
+                Change::Address { net } => Some(net.addr()),
+                _ => None,
+            })
+            .collect();
+        if let Err(error) = state.set_listeners(&addresses) {
+            tracing::warn!(%error, "the listeners cannot be remembered for the next start");
+        }
+    }
+}
+
+/// What to do when the host refuses what no file could have told.
+const FIX_HOST: &str = "nothing was left behind; mend this and start again";
+
+fn desired(config: &Config, slot: Slot) -> DesiredHost {
+    let routes = config.overlay.routes.iter().map(|route| route.cidr);
+    let hubs = config.hubs.iter().flat_map(|hub| hub.allowed_ips.iter().copied());
+    let peers = config.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
+    DesiredHost {
+        slot: slot.net(),
+        gateway: slot.gateway(),
+        address: slot.address(),
+        client_access: slot.client_access(),
+        overlay: config.overlay.cidr,
+        routes: routes.chain(hubs).chain(peers).collect(),
+        dns: config.overlay.dns.clone(),
+        mtu: config.device.mtu,
+    }
+}
+
+fn layer(mode: Mode) -> Layer {
+    match mode {
+        Mode::Tun => Layer::Tun,
+        Mode::Tap => Layer::Tap,
+    }
+}
+
+fn removed(cleared: &Cleared, device: &str) -> Vec<String> {
+    let changes = cleared.removed.iter().map(ToString::to_string);
+    changes.chain(cleared.device_removed.then(|| format!("device {device}"))).collect()
+}
+
+/// An error of the platform says on its further lines what to do.
+fn in_words(error: impl std::error::Error) -> Failure {
+    let text = error.to_string();
+    match text.split_once("\n    ") {
+        Some((what, fix)) => Failure::bad_input(what, fix),
+        None => Failure { code: crate::exit::BAD_INPUT, text, fix: None },
+    }
+}

@@ -1,0 +1,222 @@
+//! The state folder: the key that `up --slot` makes, the listeners that were added by command, and a lock.
+
+use crate::exit::Failure;
+use overlay_config::PrivateKey;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Where state folders are.
+pub const ROOT: &str = "/var/lib/overlay-gw";
+
+const KEY: &str = "private.key";
+const LISTENERS: &str = "listeners.json";
+const CLOCK: &str = "clock.json";
+
+/// A wall clock that went back by less than this is no matter: handshakes have a grain of seconds.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
+
+/// The state folder of one instance.
+#[derive(Clone, Debug)]
+pub struct StateFolder(PathBuf);
+
+#[derive(Default, Serialize, Deserialize)]
+struct Listeners {
+    version: u32,
+    listeners: Vec<Ipv4Addr>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Clock {
+    version: u32,
+    unix_s: u64,
+}
+
+impl StateFolder {
+    /// The folder that a flag names, or the default one of `instance`. Nothing is created.
+    #[must_use]
+    pub fn new(flag: Option<&Path>, instance: &str) -> Self {
+        Self(flag.map_or_else(|| Path::new(ROOT).join(instance), Path::to_owned))
+    }
+
+    /// The path of the folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the folder, for its owner alone, if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(&self) -> Result<(), Failure> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(|error| {
+            Failure::bad_input(
+                format!("cannot make the state folder {}: {error}", self.0.display()),
+                "choose a folder that can be written with --state-dir DIR",
+            )
+        })
+    }
+
+    /// The key of the folder, if there is one.
+    ///
+    /// # Errors
+    /// When there is one and it cannot be used: it is never replaced.
+    pub fn key(&self) -> Result<Option<PrivateKey>, Failure> {
+        let path = self.0.join(KEY);
+        let bad = |what: String| {
+            Failure::bad_input(
+                format!("{}: {what}", path.display()),
+                "put the key back, or move the file away and a new key is made (the others must learn it)",
+            )
+        };
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(bad(error.to_string())),
+        };
+        if !overlay_platform::os::is_private(&path).map_err(|error| bad(error.to_string()))? {
+            return Err(Failure::bad_input(
+                format!("{}: others can read this key", path.display()),
+                format!("chmod 600 {}", path.display()),
+            ));
+        }
+        PrivateKey::from_base64(text.trim()).map(Some).map_err(|error| bad(error.to_string()))
+    }
+
+    /// Makes the folder's key, mode 0600, out of 32 random bytes.
+    ///
+    /// # Errors
+    /// When it cannot be written. An existing key is not replaced.
+    pub fn make_key(&self, random: [u8; 32]) -> Result<PrivateKey, Failure> {
+        let key = PrivateKey::from_bytes(random);
+        let path = self.0.join(KEY);
+        let written =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).and_then(|mut file| {
+                file.write_all(key.to_base64().as_bytes())?;
+                file.write_all(b"\n")?;
+                file.sync_all()
+            });
+        written.map_err(|error| {
+            Failure::bad_input(
+                format!("cannot write the key {}: {error}", path.display()),
+                "check the disk and the folder",
+            )
+        })?;
+        Ok(key)
+    }
+
+    /// Takes the folder for this process, until the returned file is closed.
+    ///
+    /// # Errors
+    /// When another process has it.
+    pub fn lock(&self) -> Result<File, Failure> {
+        let path = self.0.join("lock");
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(
+                |error| {
+                    Failure::bad_input(
+                        format!("cannot open {}: {error}", path.display()),
+                        "check the folder's owner and mode",
+                    )
+                },
+            )?;
+        file.try_lock().map_err(|_| {
+            Failure::bad_input(
+                format!("another overlay-gw uses the state folder {}", self.0.display()),
+                "stop it with `overlay-gw down`, or give this one its own --state-dir",
+            )
+        })?;
+        Ok(file)
+    }
+
+    /// The listeners that were added by command.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<Ipv4Addr> {
+        let text = fs::read_to_string(self.0.join(LISTENERS)).unwrap_or_default();
+        serde_json::from_str::<Listeners>(&text).map(|file| file.listeners).unwrap_or_default()
+    }
+
+    /// Remembers the listeners that were added by command.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_listeners(&self, listeners: &[Ipv4Addr]) -> std::io::Result<()> {
+        self.write_json(LISTENERS, &Listeners { version: 1, listeners: listeners.to_vec() })
+    }
+
+    /// Forgets the listeners: `down`.
+    pub fn clear_listeners(&self) {
+        let _ = fs::remove_file(self.0.join(LISTENERS));
+    }
+
+    /// How far the wall clock is behind the last time that this folder saw, if it is: peers refuse handshakes that are
+    /// older than one they have seen (WireGuard paper, section 5.4.2).
+    #[must_use]
+    pub fn clock_behind(&self, now: SystemTime) -> Option<Duration> {
+        let text = fs::read_to_string(self.0.join(CLOCK)).ok()?;
+        let last = UNIX_EPOCH + Duration::from_secs(serde_json::from_str::<Clock>(&text).ok()?.unix_s);
+        last.duration_since(now).ok().filter(|behind| *behind > CLOCK_TOLERANCE)
+    }
+
+    /// Remembers the wall clock.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn note_clock(&self, now: SystemTime) -> std::io::Result<()> {
+        let unix_s = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.write_json(CLOCK, &Clock { version: 1, unix_s })
+    }
+
+    fn write_json(&self, name: &str, value: &impl Serialize) -> std::io::Result<()> {
+        let (path, fresh) = (self.0.join(name), self.0.join(format!("{name}.tmp")));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        serde_json::to_writer(&mut file, value)?;
+        file.sync_all()?;
+        fs::rename(&fresh, &path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_made_once_for_its_owner_alone_and_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(Some(&folder.path().join("a/b")), "x");
+        state.create().unwrap();
+        assert!(state.key().unwrap().is_none());
+        let made = state.make_key([7; 32]).unwrap();
+        assert_eq!(state.key().unwrap().unwrap().public(), made.public());
+        assert!(state.make_key([8; 32]).is_err());
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(state.path().join(KEY), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(state.key().unwrap_err().fix.unwrap().starts_with("chmod 600"));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(Some(folder.path()), "x");
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        assert_eq!(state.clock_behind(now), None);
+        state.note_clock(now).unwrap();
+        assert_eq!(state.clock_behind(now + Duration::from_secs(5)), None);
+        assert_eq!(state.clock_behind(now - Duration::from_secs(60)), Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn two_processes_cannot_have_one_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(Some(folder.path()), "x");
+        let held = state.lock().unwrap();
+        assert!(state.lock().is_err());
+        drop(held);
+        assert!(state.lock().is_ok());
+    }
+}

@@ -1,0 +1,449 @@
+//! What `status` says: the JSON that programs rely on, and a table for eyes.
+
+use overlay_config::{Config, Diagnostic, Mode};
+use overlay_engine::peer::PeerKind;
+use overlay_engine::{Engine, PeerStatus};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+/// The version of the status JSON: fields may be added, not renamed.
+const VERSION: u32 = 1;
+
+/// How the service is as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Every hub and every peer that has a path of its own has a session.
+    Ok,
+    /// Some have none.
+    Degraded,
+    /// None has.
+    Down,
+}
+
+/// `status --json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Of this format.
+    pub version: u32,
+    /// `node` or `hub`.
+    pub role: String,
+    /// Its name.
+    pub name: String,
+    /// Name of the instance: the device's, for a hub its own.
+    pub instance: String,
+    /// How it is.
+    pub state: State,
+    /// The overlay's CIDR.
+    pub overlay: String,
+    /// This node's slot.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slot: Option<String>,
+    /// The synthetic gateway.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gateway: Option<Ipv4Addr>,
+    /// This node's overlay address.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub address: Option<Ipv4Addr>,
+    /// Seconds since it was ready.
+    pub uptime_s: f64,
+    /// Process id.
+    pub pid: u32,
+    /// Its public key.
+    pub public_key: String,
+    /// The UDP port of the underlay.
+    pub listen_port: u16,
+    /// The adapter.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub device: Option<DeviceStatus>,
+    /// The live addresses of the slot beyond the node's own two.
+    pub listeners: Vec<Listener>,
+    /// Hubs and peers.
+    pub peers: Vec<PeerLine>,
+    /// Packets not carried, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// The adapter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Its name.
+    pub name: String,
+    /// `tun` or `tap`.
+    pub mode: String,
+    /// In bytes.
+    pub mtu: u16,
+    /// It was there before, left behind by an earlier run.
+    pub adopted: bool,
+}
+
+/// An address of the slot that is live.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// `command`: by `listener add`; `host`: by another program, the cluster.
+    pub origin: String,
+}
+
+/// A hub or peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerLine {
+    /// Its name.
+    pub name: String,
+    /// `hub`, `node` or `wireguard`.
+    pub kind: String,
+    /// Its public key.
+    pub public_key: String,
+    /// Its slot.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slot: Option<String>,
+    /// Networks that it owns beyond a slot.
+    pub networks: Vec<String>,
+    /// Where it is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub endpoint: Option<String>,
+    /// Whether there is a session.
+    pub session: bool,
+    /// Seconds since the session began.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub handshake_age_s: Option<f64>,
+    /// Packets and bytes through the tunnel.
+    pub rx_bytes: u64,
+    /// See `rx_bytes`.
+    pub tx_bytes: u64,
+    /// See `rx_bytes`.
+    pub rx_packets: u64,
+    /// See `rx_bytes`.
+    pub tx_packets: u64,
+    /// `direct`, `via NAME`, or `none`.
+    pub path: String,
+}
+
+/// Something that the operator should know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// Stable, for programs.
+    pub code: String,
+    /// What is so.
+    pub text: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl From<&Diagnostic> for Warning {
+    fn from(diagnostic: &Diagnostic) -> Self {
+        Self {
+            code: diagnostic.code.to_owned(),
+            text: format!("{}:{}: {}", diagnostic.file, diagnostic.line, diagnostic.text),
+            fix: diagnostic.fix.clone(),
+        }
+    }
+}
+
+/// What a [`Status`] is made from, beside the engine.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// The configuration in force.
+    pub config: &'a Config,
+    /// Name of the instance.
+    pub instance: &'a str,
+    /// When it was ready.
+    pub since: Instant,
+    /// The device was there before.
+    pub adopted: bool,
+    /// The live listeners.
+    pub listeners: Vec<Listener>,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
+    /// The UDP port of the underlay.
+    pub listen_port: u16,
+}
+
+impl Status {
+    /// The status of `engine` at `now`.
+    #[must_use]
+    pub fn new(engine: &Engine, facts: Facts<'_>, now: Instant) -> Self {
+        let peers = engine.peers();
+        let config = facts.config;
+        let slot = config.node().map(|node| node.slot);
+        let public_key = |key| overlay_config::PublicKey(key).to_string();
+        Self {
+            version: VERSION,
+            role: if slot.is_some() { "node" } else { "hub" }.to_owned(),
+            name: config.name().to_owned(),
+            instance: facts.instance.to_owned(),
+            state: state(&peers),
+            overlay: config.overlay.cidr.to_string(),
+            slot: slot.map(|slot| slot.to_string()),
+            gateway: slot.map(|slot| slot.gateway()),
+            address: slot.map(|slot| slot.address()),
+            uptime_s: seconds(facts.since, now),
+            pid: std::process::id(),
+            public_key: public_key(engine.public_key()),
+            listen_port: facts.listen_port,
+            device: slot.map(|_| DeviceStatus {
+                name: config.device.name.clone(),
+                mode: if config.device.mode == Mode::Tap { "tap" } else { "tun" }.to_owned(),
+                mtu: config.device.mtu,
+                adopted: facts.adopted,
+            }),
+            listeners: facts.listeners,
+            peers: peers
+                .iter()
+                .map(|status| PeerLine {
+                    name: status.peer.settings.name.clone(),
+                    kind: match status.peer.settings.kind {
+                        PeerKind::Hub => "hub",
+                        PeerKind::Node => "node",
+                        PeerKind::Wireguard => "wireguard",
+                    }
+                    .to_owned(),
+                    public_key: public_key(status.peer.settings.public_key),
+                    slot: status.peer.settings.slot.map(|slot| slot.to_string()),
+                    networks: status
+                        .peer
+                        .settings
+                        .networks
+                        .iter()
+                        .filter(|net| Some(**net) != status.peer.settings.slot)
+                        .map(ToString::to_string)
+                        .collect(),
+                    endpoint: status.link.endpoint.map(|endpoint| endpoint.to_string()),
+                    session: status.link.session,
+                    handshake_age_s: status.link.established.map(|since| seconds(since, now)),
+                    rx_bytes: status.link.rx_bytes,
+                    tx_bytes: status.link.tx_bytes,
+                    rx_packets: status.link.rx_packets,
+                    tx_packets: status.link.tx_packets,
+                    path: path(status, &peers),
+                })
+                .collect(),
+            drops: engine.drops().iter().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
+            warnings: facts.warnings,
+        }
+    }
+}
+
+/// Whether a session of its own is expected: not with a node that is met at a hub.
+fn expects_session(status: &PeerStatus, has_hubs: bool) -> bool {
+    let settings = &status.peer.settings;
+    settings.kind != PeerKind::Node || settings.warm || !has_hubs
+}
+
+fn state(peers: &[PeerStatus]) -> State {
+    let has_hubs = peers.iter().any(|status| status.peer.settings.kind == PeerKind::Hub);
+    let expected = peers.iter().filter(|status| expects_session(status, has_hubs));
+    let (mut all, mut up) = (0, 0);
+    for status in expected {
+        all += 1;
+        up += usize::from(status.link.session);
+    }
+    match up {
+        up if up == all => State::Ok,
+        0 => State::Down,
+        _ => State::Degraded,
+    }
+}
+
+fn path(status: &PeerStatus, peers: &[PeerStatus]) -> String {
+    if status.link.session {
+        return "direct".to_owned();
+    }
+    let hub = peers.iter().find(|other| other.peer.settings.kind == PeerKind::Hub && other.link.session);
+    match hub {
+        Some(hub) if status.peer.settings.kind == PeerKind::Node => format!("via {}", hub.peer.settings.name),
+        _ => "none".to_owned(),
+    }
+}
+
+fn seconds(since: Instant, now: Instant) -> f64 {
+    (now.saturating_duration_since(since).as_secs_f64() * 10.0).round() / 10.0
+}
+
+/// The table for eyes.
+#[must_use]
+pub fn render(status: &Status) -> String {
+    let mut text = String::new();
+    let state = match status.state {
+        State::Ok => "ok",
+        State::Degraded => "DEGRADED",
+        State::Down => "DOWN",
+    };
+    let _ = writeln!(text, "{} {}  {state}, up {}", status.role, status.name, duration(status.uptime_s));
+    if let (Some(slot), Some(address), Some(gateway)) = (&status.slot, status.address, status.gateway) {
+        let _ = writeln!(text, "  slot     {slot}, address {address}, gateway {gateway}");
+    }
+    let _ = writeln!(text, "  overlay  {}, UDP port {}", status.overlay, status.listen_port);
+    if let Some(device) = &status.device {
+        let adopted = if device.adopted { ", adopted" } else { "" };
+        let _ = writeln!(text, "  device   {} ({}), MTU {}{adopted}", device.name, device.mode, device.mtu);
+    }
+    let _ = writeln!(text, "  key      {}", status.public_key);
+    if status.role == "node" {
+        let _ = writeln!(text, "\n{}", render_listeners(&status.listeners).trim_end());
+    }
+    let _ = writeln!(text, "\n{}", render_peers(&status.peers).trim_end());
+    let drops: Vec<_> =
+        status.drops.iter().filter(|(_, n)| **n > 0).map(|(why, n)| format!("{why} {n}")).collect();
+    if !drops.is_empty() {
+        let _ = writeln!(text, "\nDropped: {}", drops.join(", "));
+    }
+    for warning in &status.warnings {
+        let _ = writeln!(text, "\nwarning [{}]: {}\n  fix: {}", warning.code, warning.text, warning.fix);
+    }
+    text
+}
+
+/// The peers as a table.
+#[must_use]
+pub fn render_peers(peers: &[PeerLine]) -> String {
+    if peers.is_empty() {
+        return "No hubs and no peers: this node is alone.\n".to_owned();
+    }
+    let header =
+        ["PEER", "KIND", "OWNS", "ENDPOINT", "PATH", "HANDSHAKE", "RECEIVED", "SENT"].map(str::to_owned);
+    let rows = peers.iter().map(|peer| {
+        let owns: Vec<_> = peer.slot.iter().chain(&peer.networks).cloned().collect();
+        [
+            peer.name.clone(),
+            peer.kind.clone(),
+            if owns.is_empty() { "-".to_owned() } else { owns.join(",") },
+            peer.endpoint.clone().unwrap_or_else(|| "-".to_owned()),
+            peer.path.clone(),
+            peer.handshake_age_s.map_or_else(|| "-".to_owned(), |age| format!("{} ago", duration(age))),
+            bytes(peer.rx_bytes),
+            bytes(peer.tx_bytes),
+        ]
+    });
+    table(std::iter::once(header).chain(rows))
+}
+
+/// The listeners as a table.
+#[must_use]
+pub fn render_listeners(listeners: &[Listener]) -> String {
+    if listeners.is_empty() {
+        return "No listeners are live.\n".to_owned();
+    }
+    let header = ["LISTENER".to_owned(), "ADDED BY".to_owned()];
+    let rows = listeners.iter().map(|listener| {
+        let by = if listener.origin == "command" { "overlay-gw listener add" } else { "the host (cluster)" };
+        [listener.address.to_string(), by.to_owned()]
+    });
+    table(std::iter::once(header).chain(rows))
+}
+
+fn table<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<_> = rows.collect();
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+fn duration(seconds: f64) -> String {
+    let s = seconds as u64;
+    match (s / 86_400, s / 3_600 % 24, s / 60 % 60, s % 60) {
+        (0, 0, 0, _) => format!("{seconds:.0} s"),
+        (0, 0, m, s) => format!("{m} min {s} s"),
+        (0, h, m, _) => format!("{h} h {m} min"),
+        (d, h, _, _) => format!("{d} d {h} h"),
+    }
+}
+
+fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = n as f64;
+    let mut unit = UNITS[0];
+    for next in UNITS.iter().skip(1) {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Status {
+        serde_json::from_value(serde_json::json!({
+            "version": 1, "role": "node", "name": "cluster-1", "instance": "Overlay", "state": "degraded",
+            "overlay": "172.16.8.0/24", "slot": "172.16.8.56/29", "gateway": "172.16.8.56", "address": "172.16.8.57",
+            "uptime_s": 3725.0, "pid": 1, "public_key": "K=", "listen_port": 51820,
+            "device": {"name": "Overlay", "mode": "tun", "mtu": 1420, "adopted": true},
+            "listeners": [{"address": "172.16.8.59", "origin": "command"}, {"address": "172.16.8.60", "origin": "host"}],
+            "peers": [{"name": "hub-a", "kind": "hub", "public_key": "H=", "networks": ["172.16.0.0/24"],
+                "endpoint": "198.51.100.1:51820", "session": true, "handshake_age_s": 41.2, "rx_bytes": 1_234_567,
+                "tx_bytes": 456, "rx_packets": 1, "tx_packets": 2, "path": "direct"}],
+            "drops": {"foreign_source": 2, "no_route": 0},
+            "warnings": [{"code": "no_resolved", "text": "DNS is not set", "fix": "start systemd-resolved"}],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_table_shows_what_an_operator_looks_for() {
+        let expected = "\
+node cluster-1  DEGRADED, up 1 h 2 min
+  slot     172.16.8.56/29, address 172.16.8.57, gateway 172.16.8.56
+  overlay  172.16.8.0/24, UDP port 51820
+  device   Overlay (tun), MTU 1420, adopted
+  key      K=
+
+LISTENER     ADDED BY
+172.16.8.59  overlay-gw listener add
+172.16.8.60  the host (cluster)
+
+PEER   KIND  OWNS           ENDPOINT            PATH    HANDSHAKE  RECEIVED  SENT
+hub-a  hub   172.16.0.0/24  198.51.100.1:51820  direct  41 s ago   1.2 MB    456 B
+
+Dropped: foreign_source 2
+
+warning [no_resolved]: DNS is not set
+  fix: start systemd-resolved
+";
+        assert_eq!(render(&sample()), expected);
+    }
+
+    #[test]
+    fn the_json_keeps_the_names_that_programs_rely_on() {
+        let json = serde_json::to_value(sample()).unwrap();
+        for name in [
+            "version",
+            "role",
+            "name",
+            "instance",
+            "state",
+            "overlay",
+            "slot",
+            "gateway",
+            "address",
+            "uptime_s",
+            "device",
+            "listeners",
+            "peers",
+            "drops",
+            "warnings",
+        ] {
+            assert!(json.get(name).is_some(), "{name}");
+        }
+        assert_eq!(json["state"], "degraded");
+    }
+}

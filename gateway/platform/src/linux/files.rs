@@ -1,0 +1,42 @@
+//! Who may read a file, and the group that a name means.
+
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::Group;
+use std::{io, os::unix::fs::PermissionsExt, path::Path};
+
+/// Whether nobody but its owner may read or write the file at `path`.
+///
+/// # Errors
+/// When there is no such file, or it cannot be looked at.
+pub fn is_private(path: &Path) -> io::Result<bool> {
+    Ok(std::fs::metadata(path)?.permissions().mode() & 0o077 == 0)
+}
+
+/// The number of the group called `name`; `None` when the host has none.
+#[must_use]
+pub fn group_id(name: &str) -> Option<u32> {
+    Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+}
+
+/// Runs `make`; what it creates is for its owner alone. The mask is the process's: call it before other threads make files.
+pub fn with_private_umask<T>(make: impl FnOnce() -> T) -> T {
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let made = make();
+    umask(before);
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_private_when_only_its_owner_may_touch_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, private) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o622, false)]
+        {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_private(file.path()).unwrap(), private, "{mode:o}");
+        }
+    }
+}

@@ -10,9 +10,29 @@
 
 use std::process::ExitCode;
 
+mod alone;
+mod demo;
+mod endpoints;
+mod gateway_icmp;
 mod harness;
+mod left_behind;
+mod listeners;
+mod members;
+mod reload;
+mod tap;
 
 fn main() -> ExitCode {
-    let cases = [harness::cases()].concat();
-    overlay_tests::harness::main(&cases)
+    let cases = [
+        harness::cases(),
+        alone::cases(),
+        left_behind::cases(),
+        members::cases(),
+        gateway_icmp::cases(),
+        listeners::cases(),
+        tap::cases(),
+        endpoints::cases(),
+        reload::cases(),
+        demo::cases(),
+    ];
+    overlay_tests::harness::main(&cases.concat())
 }

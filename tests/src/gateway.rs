@@ -87,6 +87,13 @@ impl Gateway {
         &mut self.process
     }
 
+    /// Whether the program that a client command speaks to still runs: `status` finds its socket.
+    #[must_use]
+    #[track_caller]
+    pub fn process_runs(&self) -> bool {
+        self.client("status --json").code != Some(3)
+    }
+
     /// Names the instance that client commands speak to, where a node has several.
     pub fn instance(&mut self, name: &str) {
         self.instance = Some(name.to_owned());

@@ -10,6 +10,10 @@
 
 use std::process::ExitCode;
 
+mod direct_peer;
+mod hub;
+mod member;
+
 fn main() -> ExitCode {
-    overlay_tests::harness::main(&[])
+    overlay_tests::harness::main(&[direct_peer::cases(), hub::cases(), member::cases()].concat())
 }

@@ -1,0 +1,19 @@
+//! overlay-gw with other people's programs: Debian's wireguard-go, configured by `wg`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code: a broken expectation ends the test, and says where"
+)]
+
+use std::process::ExitCode;
+
+mod direct_peer;
+mod hub;
+mod member;
+
+fn main() -> ExitCode {
+    overlay_tests::harness::main(&[direct_peer::cases(), hub::cases(), member::cases()].concat())
+}

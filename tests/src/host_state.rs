@@ -1,0 +1,77 @@
+//! What a host's network looks like, byte for byte: links, addresses, routes, rules and sysctls. Taken before and after.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::node::Node;
+
+/// The files under `/proc/sys/net` that change by themselves.
+const LIVING: [&str; 3] = ["nf_conntrack_count", "tcp_fastopen_key", "stable_secret"];
+
+/// A picture of a host's network.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HostState(BTreeMap<String, String>);
+
+impl HostState {
+    /// Takes it.
+    #[must_use]
+    #[track_caller]
+    pub fn of(node: &Node) -> Self {
+        let mut state = BTreeMap::new();
+        for line in [
+            "ip -j link show",
+            "ip -j addr show",
+            "ip -j -4 route show table all",
+            "ip -j -6 route show table all",
+            "ip -j -4 rule show",
+            "ip -j -6 rule show",
+        ] {
+            // A line per object, so that a difference is one line.
+            state.insert(line.to_owned(), node.ok(line).replace("},{", "},\n{"));
+        }
+        let sysctls = node.inside(|| {
+            let mut found = Vec::new();
+            walk(Path::new("/proc/sys/net"), &mut found);
+            found
+        });
+        state.extend(sysctls);
+        for file in ["/etc/resolv.conf", "/etc/hosts"] {
+            state.insert(file.to_owned(), node.ok(&format!("cat {file}")));
+        }
+        Self(state)
+    }
+
+    /// # Panics
+    /// When `node` no longer looks like this; the message has every difference.
+    #[track_caller]
+    pub fn unchanged(&self, node: &Node) {
+        let now = Self::of(node);
+        let mut differences = String::new();
+        for key in self.0.keys().chain(now.0.keys().filter(|key| !self.0.contains_key(*key))) {
+            let (before, after) = (self.0.get(key), now.0.get(key));
+            if before != after {
+                let shown =
+                    |text: Option<&String>| text.map_or("(absent)", String::as_str).trim_end().to_owned();
+                differences.push_str(&format!(
+                    "{key}\n--- before:\n{}\n--- after:\n{}\n",
+                    shown(before),
+                    shown(after)
+                ));
+            }
+        }
+        assert!(differences.is_empty(), "the host is not as it was:\n{differences}");
+    }
+}
+
+fn walk(dir: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            walk(&path, found);
+        } else if !LIVING.iter().any(|name| path.ends_with(name)) {
+            let text = fs::read_to_string(&path).unwrap_or_else(|error| format!("({error})"));
+            found.push((path.display().to_string(), text));
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The usual overlay: a hub and a node per slot, their keys and config files, each of which a test may change before it starts them.
+
+use std::path::PathBuf;
+
+use crate::config_text::ConfigText;
+use crate::gateway::Gateway;
+use crate::keys::Keys;
+use crate::node::Node;
+use crate::world::World;
+
+/// The hub's name in every file.
+pub const HUB: &str = "hub-a";
+/// The port of every WireGuard socket on the underlay.
+pub const PORT: u16 = 51820;
+
+/// A hub or a node of the overlay: its machine, its keys, its file, and the program when it runs.
+pub struct Member {
+    /// Its name in the config files and in `status`.
+    pub name: String,
+    /// Its machine.
+    pub node: Node,
+    /// Its keys.
+    pub keys: Keys,
+    /// Its file, which [`Member::start`] writes.
+    pub file: ConfigText,
+    /// The last octet of its slot's first address; `None` for the hub.
+    pub slot: Option<u8>,
+    gateway: Option<Gateway>,
+}
+
+impl Member {
+    /// Its address in the overlay.
+    ///
+    /// # Panics
+    /// When it is the hub, which has none.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.at(1)
+    }
+
+    /// The address of its synthetic gateway.
+    ///
+    /// # Panics
+    /// When it is the hub, which has none.
+    #[must_use]
+    pub fn gateway_address(&self) -> String {
+        self.at(0)
+    }
+
+    /// Its slot's address number `offset`.
+    ///
+    /// # Panics
+    /// When it is the hub, which has no slot.
+    #[must_use]
+    pub fn at(&self, offset: u8) -> String {
+        format!("172.16.8.{}", self.slot.expect("a node's slot") + offset)
+    }
+
+    /// Writes its config file; returns where.
+    pub fn write(&self) -> PathBuf {
+        self.node.write("private.key", &format!("{}\n", self.keys.private));
+        self.node.write("config.toml", &self.file.text())
+    }
+
+    /// Writes its config file and starts the program with it; waits for `ready`.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.start_with("");
+    }
+
+    /// As [`Member::start`], with more flags.
+    #[track_caller]
+    pub fn start_with(&mut self, flags: &str) {
+        let config = self.write();
+        let verb = if self.slot.is_some() { "up" } else { "hub" };
+        self.gateway = None;
+        self.gateway =
+            Some(Gateway::start(&self.node, &format!("--config {} {verb} {flags}", config.display())));
+    }
+
+    /// The running program.
+    ///
+    /// # Panics
+    /// When it was not started.
+    #[must_use]
+    #[track_caller]
+    pub fn gw(&self) -> &Gateway {
+        self.gateway.as_ref().expect("a started member")
+    }
+
+    /// The running program, to end it.
+    ///
+    /// # Panics
+    /// When it was not started.
+    #[track_caller]
+    pub fn take(&mut self) -> Gateway {
+        self.gateway.take().expect("a started member")
+    }
+}
+
+/// A hub and a node per slot.
+pub struct Overlay {
+    /// The hub.
+    pub hub: Member,
+    /// The nodes, in the order of their slots in [`Overlay::plan`].
+    pub nodes: Vec<Member>,
+}
+
+impl Overlay {
+    /// Machines, keys and files for a hub (10.99.0.1) and nodes (10.99.0.`slot`) on the near underlay. Nothing is started.
+    #[track_caller]
+    pub fn plan(world: &World, slots: &[u8]) -> Self {
+        Self::plan_with_hub_on(world.node(HUB, 1), world, slots)
+    }
+
+    /// As [`Overlay::plan`], with the hub on a machine that the test has made.
+    #[track_caller]
+    pub fn plan_with_hub_on(machine: Node, world: &World, slots: &[u8]) -> Self {
+        let hub_endpoint = format!("{}:{PORT}", machine.ipv4());
+        let mut file = ConfigText::new();
+        file.section(
+            "[hub]",
+            &[
+                &format!("name = \"{HUB}\""),
+                "private_key_file = \"private.key\"",
+                &format!("listen_port = {PORT}"),
+            ],
+        );
+        file.section("[overlay]", &["cidr = \"172.16.8.0/24\""]);
+        let keys = Keys::new();
+        let mut hub = Member { name: HUB.to_owned(), node: machine, keys, file, slot: None, gateway: None };
+        let nodes: Vec<Member> = slots
+            .iter()
+            .map(|&slot| {
+                let name = format!("cluster-{slot}");
+                let keys = Keys::new();
+                let mut file = ConfigText::new();
+                file.section(
+                    "[node]",
+                    &[
+                        &format!("name = \"{name}\""),
+                        &format!("slot = {slot}"),
+                        "private_key_file = \"private.key\"",
+                        &format!("listen_port = {PORT}"),
+                    ],
+                );
+                file.section("[overlay]", &["cidr = \"172.16.8.0/24\""]);
+                file.section(
+                    "[[hubs]]",
+                    &[
+                        &format!("name = \"{HUB}\""),
+                        &format!("public_key = \"{}\"", hub.keys.public),
+                        &format!("endpoint = \"{hub_endpoint}\""),
+                    ],
+                );
+                hub.file.section(
+                    "[[peers]]",
+                    &[
+                        &format!("name = \"{name}\""),
+                        &format!("public_key = \"{}\"", keys.public),
+                        &format!("slot = {slot}"),
+                    ],
+                );
+                let node = world.node(&name, slot);
+                Member { name, node, keys, file, slot: Some(slot), gateway: None }
+            })
+            .collect();
+        Self { hub, nodes }
+    }
+
+    /// Starts the hub, then the nodes, and waits until each has its session with the hub.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.hub.start();
+        for node in &mut self.nodes {
+            node.start();
+        }
+        self.wait_sessions();
+    }
+
+    /// Waits until each node has its session with the hub, and the hub with each node.
+    #[track_caller]
+    pub fn wait_sessions(&self) {
+        for node in &self.nodes {
+            node.gw().wait_session(HUB);
+            self.hub.gw().wait_session(&node.name);
+        }
+    }
+
+    /// A planned and started overlay.
+    #[track_caller]
+    pub fn started(world: &World, slots: &[u8]) -> Self {
+        let mut overlay = Self::plan(world, slots);
+        overlay.start();
+        overlay
+    }
+
+    /// The node of that slot.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    #[track_caller]
+    pub fn node(&self, slot: u8) -> &Member {
+        self.nodes.iter().find(|node| node.slot == Some(slot)).expect("a planned slot")
+    }
+
+    /// The node of that slot, to change it.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    pub fn node_mut(&mut self, slot: u8) -> &mut Member {
+        self.nodes.iter_mut().find(|node| node.slot == Some(slot)).expect("a planned slot")
+    }
+}

@@ -172,8 +172,10 @@ impl Claims {
     /// The first slot of the overlay that nobody claims any part of.
     fn free_slot(&self) -> Option<String> {
         let (cidr, prefix) = (self.cidr.as_ref()?.value, self.slot_prefix?);
-        let mut subnets = cidr.subnets(prefix).ok()?;
-        let free = subnets.find(|net| self.ranges.iter().all(|range| !overlap(range.net.value, *net)))?;
+        let is_free = |net: &Ipv4Net| self.ranges.iter().all(|range| !overlap(range.net.value, *net));
+        // The first slot last: people take the overlay's first address for the network's.
+        let mut subnets = cidr.subnets(prefix).ok()?.skip(1).chain(cidr.subnets(prefix).ok()?.take(1));
+        let free = subnets.find(is_free)?;
         Some(free.to_string())
     }
 
@@ -302,8 +304,11 @@ impl Claims {
     }
 
     fn check_dns(&self, report: &mut Report) {
+        let report_has_errors = report.has_errors();
         for dns in &self.dns {
             let Placed { value: address, place } = dns;
+            // What routes it may be among what could not be read.
+            let routed = || report_has_errors || self.beyond().any(|net| net.contains(address));
             let inside = self.cidr.as_ref().is_some_and(|overlay| overlay.value.contains(address));
             let slot = self
                 .slot_prefix
@@ -331,7 +336,7 @@ impl Claims {
                         "enter the address of the DNS server itself, such as a domain controller's",
                     );
                 }
-                _ if inside || self.view == View::Hub || self.beyond().any(|net| net.contains(address)) => {}
+                _ if inside || self.view == View::Hub || routed() => {}
                 _ => report.warning(
                     "dns-route",
                     place,

@@ -152,6 +152,10 @@ impl Report {
         self.add(Severity::Warning, code, place, text.into(), fix.into());
     }
 
+    pub fn has_errors(&self) -> bool {
+        self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
     pub fn mistake(&mut self, place: &Place, mistake: Mistake) {
         self.add(Severity::Error, mistake.code, place, mistake.text, mistake.fix);
     }
@@ -170,10 +174,6 @@ impl Report {
     /// The warnings, in the order of the file, when there is no error.
     pub fn finish(mut self) -> Result<Vec<Diagnostic>, Diagnostics> {
         self.0.sort_by(|a, b| (a.line, a.column).cmp(&(b.line, b.column)));
-        if self.0.iter().any(|d| d.severity == Severity::Error) {
-            Err(Diagnostics(self.0))
-        } else {
-            Ok(self.0)
-        }
+        if self.has_errors() { Err(Diagnostics(self.0)) } else { Ok(self.0) }
     }
 }

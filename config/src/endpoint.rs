@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use crate::name::shown;
+
 /// `198.51.100.7:51820`, `[2001:db8::7]:51820` or `hub.example:51820`. The port is never 0.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
@@ -93,32 +95,32 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         if text.parse::<std::net::Ipv6Addr>().is_ok() {
-            return Err(EndpointError::Brackets(text.into()));
+            return Err(EndpointError::Brackets(shown(text)));
         }
         let Some((host, port)) = text.rsplit_once(':') else {
-            return Err(EndpointError::NoPort(text.into()));
+            return Err(EndpointError::NoPort(shown(text)));
         };
         if host.starts_with('[') && text.ends_with(']') {
-            return Err(EndpointError::NoPort(text.into()));
+            return Err(EndpointError::NoPort(shown(text)));
         }
         // `u16::from_str` takes a leading "+".
         let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
         let port = match port.parse::<u16>() {
             Ok(port) if digits && port != 0 => port,
-            _ => return Err(EndpointError::Port(text.into())),
+            _ => return Err(EndpointError::Port(shown(text))),
         };
         if let Ok(address) = text.parse::<SocketAddr>() {
             let nobody = match address.ip().to_canonical() {
                 IpAddr::V4(v4) => v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast(),
                 IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
             };
-            return if nobody { Err(EndpointError::Nobody(text.into())) } else { Ok(Self::Address(address)) };
+            return if nobody { Err(EndpointError::Nobody(shown(text))) } else { Ok(Self::Address(address)) };
         }
         if host.contains(':') && !host.starts_with('[') {
-            return Err(EndpointError::Brackets(text.into()));
+            return Err(EndpointError::Brackets(shown(text)));
         }
         if !is_host_name(host) {
-            return Err(EndpointError::Host(text.into()));
+            return Err(EndpointError::Host(shown(text)));
         }
         Ok(Self::Name { host: host.into(), port })
     }

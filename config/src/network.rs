@@ -135,6 +135,7 @@ impl SlotName {
                 );
             }
             Self::Octet(octet) if cidr.prefix_len() < 24 => {
+                let example = Ipv4Addr::from(u32::from(cidr.network()) | u32::try_from(octet).unwrap_or(0));
                 return error(
                     format!("slot {octet} is ambiguous: the overlay {cidr} holds several of that last octet"),
                     format!("name it by its first address, such as `{example}`"),

@@ -192,7 +192,7 @@ pub(super) fn peer(
             let text = format!("{} has no slot, and its allowed_ips are empty", owner.text);
             report.error("peer-kind", &section.place_of("allowed_ips"), text, fix);
         }
-        (false, false) => {
+        (false, false) if !section.is_mistyped("slot") && !section.is_mistyped("allowed_ips") => {
             let text = format!("{} has neither a slot nor allowed_ips", owner.text);
             report.error("peer-kind", &section.place, text, fix);
         }
@@ -244,12 +244,7 @@ impl Common {
         let endpoint = endpoint.and_then(|text| match text.value.parse::<Endpoint>() {
             Ok(endpoint) => Some(text.with(endpoint)),
             Err(why) => {
-                report.error(
-                    "endpoint",
-                    &text.place,
-                    format!("the endpoint {}", shown(&why.to_string())),
-                    why.fix(),
-                );
+                report.error("endpoint", &text.place, format!("the endpoint {why}"), why.fix());
                 None
             }
         });
@@ -288,6 +283,8 @@ fn member_name(
     let name = required(section, "name", report)?;
     if let Some(mistake) = member_mistake(name.value) {
         report.mistake(&name.place, mistake);
+        // Routes may go via it: one mistake is not reported twice.
+        claims.names.push((owner.clone(), name.with(name.value.to_owned())));
         return None;
     }
     if !owner.own {

@@ -152,7 +152,9 @@ fn read(
     report: &mut Report,
 ) -> Option<Config> {
     let mut claims = Claims::new(view);
-    refuse_other_role(view, root, overrides, report);
+    if !right_role(view, root, overrides, report) {
+        return None;
+    }
     let overlay_section = overlay::open(root, report);
     let overlay = overlay::overlay(overlay_section.as_ref(), overrides, &root.place, &mut claims, report);
     let device = match view {
@@ -209,43 +211,48 @@ fn own_section<'a>(
     if view == View::Node && overrides.slot.is_some() {
         return Some(None);
     }
-    let other = if view == View::Hub { "node" } else { "hub" };
-    if !root.has(other) {
-        let text = format!("this file has no [{key}]");
-        report.error("missing-section", &root.place, text, format!("add a section `[{key}]` with {example}"));
-    }
+    let text = format!("this file has no [{key}]");
+    report.error("missing-section", &root.place, text, format!("add a section `[{key}]` with {example}"));
     None
 }
 
-/// What belongs to the other role's file or flags.
-fn refuse_other_role(view: View, root: &Section<'_>, overrides: &Overrides, report: &mut Report) {
-    if view == View::Node {
-        if root.has("hub") {
-            let fix = "start a hub with `overlay-gw hub --config FILE`; a node's file has [node]";
-            report.error("role", &root.place_of("hub"), "[hub] does not belong in a node's file", fix);
-        }
-        return;
-    }
-    if root.has("node") {
-        let fix = "start a node with `overlay-gw up --config FILE`; a hub's file has [hub]";
-        report.error("role", &root.place_of("node"), "[node] does not belong in a hub's file", fix);
-    }
-    if root.has("device") {
-        let text = "[device] does not belong in a hub's file: a hub has no adapter";
-        report.error("role", &root.place_of("device"), text, "remove the section");
-    }
-    for (flag, given) in [
-        ("--slot", overrides.slot.is_some()),
-        ("--device", overrides.device.is_some()),
-        ("--mode", overrides.mode.is_some()),
-    ] {
-        if given {
-            report.error(
-                "role",
-                &Place::flag(flag),
-                "a hub has neither slot nor adapter",
-                "leave the flag out",
-            );
+/// Refuses what belongs to the other role's file or flags. False: this is the other role's file altogether.
+fn right_role(view: View, root: &Section<'_>, overrides: &Overrides, report: &mut Report) -> bool {
+    let (own, other, text, fix) = match view {
+        View::Hub => (
+            "hub",
+            "node",
+            "[node] does not belong in a hub's file",
+            "start a node with `overlay-gw up --config FILE`; a hub's file has [hub]",
+        ),
+        _ => (
+            "node",
+            "hub",
+            "[hub] does not belong in a node's file",
+            "start a hub with `overlay-gw hub --config FILE`; a node's file has [node]",
+        ),
+    };
+    if root.has(other) {
+        report.error("role", &root.place_of(other), text, fix);
+        if !root.has(own) {
+            return false;
         }
     }
+    if view == View::Hub {
+        if root.has("device") {
+            let text = "[device] does not belong in a hub's file: a hub has no adapter";
+            report.error("role", &root.place_of("device"), text, "remove the section");
+        }
+        for (flag, given) in [
+            ("--slot", overrides.slot.is_some()),
+            ("--device", overrides.device.is_some()),
+            ("--mode", overrides.mode.is_some()),
+        ] {
+            if given {
+                let text = "a hub has neither slot nor adapter";
+                report.error("role", &Place::flag(flag), text, "leave the flag out");
+            }
+        }
+    }
+    true
 }

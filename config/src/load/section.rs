@@ -79,16 +79,18 @@ pub(super) struct Section<'a> {
     /// As a diagnostic calls it: `[node]`, `[[peers]]`.
     pub title: String,
     pub place: Place,
+    /// Known keys that unknown ones were taken for: they are not missing as well.
+    mistyped: Vec<String>,
 }
 
 impl<'a> Section<'a> {
     /// The whole file.
     pub fn root(text: &'a Text<'a>, table: &'a dyn TableLike) -> Self {
-        Self { text, table, title: "this file".into(), place: text.place(0) }
+        Self { text, table, title: "this file".into(), place: text.place(0), mistyped: Vec::new() }
     }
 
     /// Puts every key on record that is not among the known ones.
-    pub fn only(self, known: &[&str], report: &mut Report) -> Self {
+    pub fn only(mut self, known: &[&str], report: &mut Report) -> Self {
         for (name, item) in self.table.iter() {
             if known.contains(&name) {
                 continue;
@@ -96,7 +98,9 @@ impl<'a> Section<'a> {
             let span = self.table.key(name).and_then(toml_edit::Key::span).or_else(|| item.span());
             let place = span.map_or_else(|| self.place.clone(), |span| self.text.place(span.start));
             let shown = shown(name);
-            let fix = match (name, nearest(name, known.iter().copied())) {
+            let near = nearest(name, known.iter().copied());
+            self.mistyped.extend(near.map(str::to_owned));
+            let fix = match (name, near) {
                 ("private_key" | "preshared_key", _)
                     if known.contains(&"public_key") || known.contains(&"name") =>
                 {
@@ -110,6 +114,11 @@ impl<'a> Section<'a> {
             report.error("unknown-key", &place, format!("unknown key `{shown}` in {}", self.title), fix);
         }
         self
+    }
+
+    /// Whether an unknown key was taken for this one.
+    pub fn is_mistyped(&self, key: &str) -> bool {
+        self.mistyped.iter().any(|mistyped| mistyped == key)
     }
 
     pub fn has(&self, key: &str) -> bool {
@@ -129,6 +138,9 @@ impl<'a> Section<'a> {
 
     /// Puts on record that a key is not there.
     pub fn missing(&self, key: &str, report: &mut Report) {
+        if self.is_mistyped(key) {
+            return;
+        }
         report.error(
             "missing-key",
             &self.place,
@@ -267,13 +279,15 @@ impl<'a> Section<'a> {
         Element { value, place }
     }
 
+    fn nested(&self, table: &'a dyn TableLike, title: String, place: Place) -> Section<'a> {
+        Section { text: self.text, table, title, place, mistyped: Vec::new() }
+    }
+
     /// `[key]`, or `key = { … }`
     pub fn table(&self, key: &str, report: &mut Report) -> Option<Section<'a>> {
         let item = self.table.get(key)?;
         match item.as_table_like() {
-            Some(table) => {
-                Some(Section { text: self.text, table, title: format!("[{key}]"), place: self.place_of(key) })
-            }
+            Some(table) => Some(self.nested(table, format!("[{key}]"), self.place_of(key))),
             None => {
                 let text = format!("`{key}` is {}, and must be a table", item_article(item));
                 report.error(
@@ -289,12 +303,7 @@ impl<'a> Section<'a> {
 
     /// `[[key]]`, or `key = [{ … }, …]`
     pub fn tables(&self, key: &str, report: &mut Report) -> Vec<Section<'a>> {
-        let section = |table: &'a dyn TableLike, place| Section {
-            text: self.text,
-            table,
-            title: format!("[[{key}]]"),
-            place,
-        };
+        let section = |table: &'a dyn TableLike, place| self.nested(table, format!("[[{key}]]"), place);
         match self.table.get(key) {
             None => Vec::new(),
             Some(Item::ArrayOfTables(array)) => array

@@ -10,9 +10,9 @@ use std::path::PathBuf;
     after_help = "Example, on a fresh machine:\n  overlay-gw up --slot 56      then, in another terminal: ping 172.16.8.56\n\nExit codes: 0 ok, 1 degraded, 2 down, 3 no service runs, 4 bad input"
 )]
 pub struct Cli {
-    /// Log more: -v for decisions, -vv for packets
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
-    pub verbose: u8,
+    /// For every command.
+    #[command(flatten)]
+    pub global: Global,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -38,7 +38,7 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  overlay-gw status\n  overlay-gw status --json | jq .state\n\nExit codes: 0 ok, 1 degraded, 2 down, 3 no service runs"
     )]
-    Status(ClientArgs),
+    Status,
     /// Add, remove or list the addresses of this node's slot that are live
     #[command(after_help = "Examples:\n  overlay-gw listener add 172.16.8.59\n  overlay-gw listener list")]
     Listener(ListenerArgs),
@@ -47,35 +47,38 @@ pub enum Command {
     Peer(PeerArgs),
     /// Apply a changed configuration file without touching what did not change
     #[command(after_help = "Example:\n  overlay-gw reload")]
-    Reload(ClientArgs),
+    Reload,
     /// Stop the service and remove all that it added, also what a crash or --persist left behind
     #[command(after_help = "Example:\n  overlay-gw down")]
-    Down(DownArgs),
+    Down,
 }
 
-/// Where things are: the same for `up` and `hub`.
+/// Options of every command, before or behind its name.
 #[derive(Clone, Debug, Args)]
-pub struct Places {
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
+pub struct Global {
+    /// Configuration file of `up` and `hub` [default: /etc/overlay-gw/config.toml]
+    #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Folder for the key, the record of what was changed, and listeners [default: /var/lib/overlay-gw/INSTANCE]
-    #[arg(long, value_name = "DIR")]
+    /// Folder for the key and the record of what was changed [default: /var/lib/overlay-gw/INSTANCE]
+    #[arg(long, value_name = "DIR", global = true)]
     pub state_dir: Option<PathBuf>,
-    /// Control socket [default: /run/overlay-gw/INSTANCE.sock]
-    #[arg(long, value_name = "PATH")]
+    /// Control socket [default: /run/overlay-gw/INSTANCE.sock; for commands, the only one there]
+    #[arg(long, value_name = "PATH", global = true)]
     pub control: Option<PathBuf>,
-    /// UDP port, or address and port, to listen on
-    #[arg(long, value_name = "[ADDR:]PORT")]
-    pub listen: Option<String>,
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log more: -v for decisions, -vv for packets
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
 }
 
 /// `up`.
 #[derive(Clone, Debug, Args)]
 pub struct UpArgs {
-    /// Where things are.
-    #[command(flatten)]
-    pub places: Places,
+    /// UDP port, or address and port, to listen on
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub listen: Option<String>,
     /// This node's slot: the last octet of its first address (56), or that address
     #[arg(long)]
     pub slot: Option<String>,
@@ -96,9 +99,9 @@ pub struct UpArgs {
 /// `hub`.
 #[derive(Clone, Debug, Args)]
 pub struct HubArgs {
-    /// Where things are.
-    #[command(flatten)]
-    pub places: Places,
+    /// UDP port, or address and port, to listen on
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub listen: Option<String>,
 }
 
 /// `plan`.
@@ -128,20 +131,6 @@ pub struct PlanArgs {
     /// Folder for the packs; nothing in it is overwritten
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Commands that speak to the running service.
-#[derive(Clone, Debug, Args)]
-pub struct ClientArgs {
-    /// Control socket of the service [default: the only one in /run/overlay-gw]
-    #[arg(long, value_name = "PATH")]
-    pub control: Option<PathBuf>,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `listener`.
@@ -159,24 +148,14 @@ pub enum ListenerAction {
     Add {
         /// The address, of this node's slot
         address: String,
-        /// The service.
-        #[command(flatten)]
-        client: ClientArgs,
     },
     /// Take an address off that `add` put there
     Remove {
         /// The address
         address: String,
-        /// The service.
-        #[command(flatten)]
-        client: ClientArgs,
     },
     /// Show the addresses that are live, ours and the cluster's
-    List {
-        /// The service.
-        #[command(flatten)]
-        client: ClientArgs,
-    },
+    List,
 }
 
 /// `peer`.
@@ -191,16 +170,5 @@ pub struct PeerArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum PeerAction {
     /// Show the peers
-    List(ClientArgs),
-}
-
-/// `down`.
-#[derive(Clone, Debug, Args)]
-pub struct DownArgs {
-    /// The service.
-    #[command(flatten)]
-    pub client: ClientArgs,
-    /// State folder to clean when no service runs [default: every one in /var/lib/overlay-gw]
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
+    List,
 }

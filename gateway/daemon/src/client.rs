@@ -1,6 +1,6 @@
 //! The commands that speak to the running service.
 
-use crate::cli::{ClientArgs, DownArgs, ListenerAction, ListenerArgs, PeerAction, PeerArgs};
+use crate::cli::{Global, ListenerAction, ListenerArgs, PeerAction, PeerArgs};
 use crate::control::{Request, client};
 use crate::exit::{self, Failure};
 use crate::state::ROOT;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 ///
 /// # Errors
 /// When no service answers.
-pub fn status(args: &ClientArgs) -> Result<u8, Failure> {
+pub fn status(args: &Global) -> Result<u8, Failure> {
     let value = ask(args, Request::Status)?;
     let status: Status = read(value.clone())?;
     print(args, &value, || status::render(&status));
@@ -28,23 +28,19 @@ pub fn status(args: &ClientArgs) -> Result<u8, Failure> {
 ///
 /// # Errors
 /// When no service answers, or it refuses.
-pub fn listener(args: &ListenerArgs) -> Result<u8, Failure> {
-    let (client, request) = match &args.action {
-        ListenerAction::Add { address, client } => {
-            (client, Request::ListenerAdd { address: address.clone() })
-        }
-        ListenerAction::Remove { address, client } => {
-            (client, Request::ListenerRemove { address: address.clone() })
-        }
-        ListenerAction::List { client } => (client, Request::ListenerList),
+pub fn listener(args: &ListenerArgs, global: &Global) -> Result<u8, Failure> {
+    let request = match &args.action {
+        ListenerAction::Add { address } => Request::ListenerAdd { address: address.clone() },
+        ListenerAction::Remove { address } => Request::ListenerRemove { address: address.clone() },
+        ListenerAction::List => Request::ListenerList,
     };
-    let value = ask(client, request)?;
+    let value = ask(global, request)?;
     match &args.action {
-        ListenerAction::Add { address, .. } => print(client, &value, || format!("{address} is live\n")),
-        ListenerAction::Remove { address, .. } => print(client, &value, || format!("{address} is removed\n")),
-        ListenerAction::List { .. } => {
+        ListenerAction::Add { address } => print(global, &value, || format!("{address} is live\n")),
+        ListenerAction::Remove { address } => print(global, &value, || format!("{address} is removed\n")),
+        ListenerAction::List => {
             let listeners: Vec<Listener> = read(value.clone())?;
-            print(client, &value, || status::render_listeners(&listeners));
+            print(global, &value, || status::render_listeners(&listeners));
         }
     }
     Ok(exit::OK)
@@ -54,11 +50,11 @@ pub fn listener(args: &ListenerArgs) -> Result<u8, Failure> {
 ///
 /// # Errors
 /// When no service answers.
-pub fn peer(args: &PeerArgs) -> Result<u8, Failure> {
-    let PeerAction::List(client) = &args.action;
-    let value = ask(client, Request::PeerList)?;
+pub fn peer(args: &PeerArgs, global: &Global) -> Result<u8, Failure> {
+    let PeerAction::List = args.action;
+    let value = ask(global, Request::PeerList)?;
     let peers: Vec<PeerLine> = read(value.clone())?;
-    print(client, &value, || status::render_peers(&peers));
+    print(global, &value, || status::render_peers(&peers));
     Ok(exit::OK)
 }
 
@@ -66,7 +62,7 @@ pub fn peer(args: &PeerArgs) -> Result<u8, Failure> {
 ///
 /// # Errors
 /// When no service answers, or the file has mistakes; then nothing has changed.
-pub fn reload(args: &ClientArgs) -> Result<u8, Failure> {
+pub fn reload(args: &Global) -> Result<u8, Failure> {
     let value = ask(args, Request::Reload)?;
     print(args, &value, || {
         let changes: Vec<&str> = value
@@ -88,10 +84,10 @@ pub fn reload(args: &ClientArgs) -> Result<u8, Failure> {
 ///
 /// # Errors
 /// When there is nothing to stop and nothing to clean (exit code 3), or cleaning failed.
-pub fn down(args: &DownArgs) -> Result<u8, Failure> {
-    match client::socket(args.client.control.as_deref()).and_then(|path| client::ask(&path, Request::Down)) {
+pub fn down(args: &Global) -> Result<u8, Failure> {
+    match client::socket(args.control.as_deref()).and_then(|path| client::ask(&path, Request::Down)) {
         Ok(value) => {
-            print(&args.client, &value, || render_cleared(&value, "stopped"));
+            print(args, &value, || render_cleared(&value, "stopped"));
             return Ok(exit::OK);
         }
         Err(failure) if failure.code == exit::NO_SERVICE => {}
@@ -108,12 +104,12 @@ pub fn down(args: &DownArgs) -> Result<u8, Failure> {
         ));
     }
     let value = serde_json::json!({ "removed": cleared });
-    print(&args.client, &value, || render_cleared(&value, "cleaned"));
+    print(args, &value, || render_cleared(&value, "cleaned"));
     Ok(exit::OK)
 }
 
 /// The state folders that `down` looks into when no service runs.
-fn folders(args: &DownArgs) -> Vec<PathBuf> {
+fn folders(args: &Global) -> Vec<PathBuf> {
     if let Some(folder) = &args.state_dir {
         return vec![folder.clone()];
     }
@@ -138,7 +134,7 @@ fn render_cleared(value: &Value, verb: &str) -> String {
     text
 }
 
-fn ask(args: &ClientArgs, request: Request) -> Result<Value, Failure> {
+fn ask(args: &Global, request: Request) -> Result<Value, Failure> {
     client::ask(&client::socket(args.control.as_deref())?, request)
 }
 
@@ -151,7 +147,7 @@ fn read<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
     })
 }
 
-fn print(args: &ClientArgs, value: &Value, text: impl FnOnce() -> String) {
+fn print(args: &Global, value: &Value, text: impl FnOnce() -> String) {
     use std::io::Write;
     let text = if args.json { format!("{value}\n") } else { text() };
     // A closed pipe (`| head`) is no error.

@@ -1,6 +1,6 @@
 //! Reading the configuration from the disk, with the files that it names.
 
-use crate::cli::Places;
+use crate::cli::Global;
 use crate::exit::Failure;
 use overlay_config::{Config, FileError, FileText, Files, HostFacts, Overrides, Source};
 use std::io::ErrorKind;
@@ -31,9 +31,9 @@ pub struct Origin {
 impl Origin {
     /// The origin that the command line says.
     #[must_use]
-    pub fn new(kind: Kind, places: &Places, overrides: Overrides) -> Self {
-        let path = places.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
-        Self { kind, path, named: places.config.is_some(), overrides }
+    pub fn new(kind: Kind, global: &Global, overrides: Overrides) -> Self {
+        let path = global.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
+        Self { kind, path, named: global.config.is_some(), overrides }
     }
 
     /// Uses this key where the file names none.

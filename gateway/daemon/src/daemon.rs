@@ -1,6 +1,6 @@
 //! The event loop of a node or hub: control requests, address changes, time and signals, one at a time.
 
-use crate::cli::Places;
+use crate::cli::Global;
 use crate::config_file::Origin;
 use crate::control::Request;
 use crate::control::client::{self, FOLDER};
@@ -64,13 +64,13 @@ impl Prepared {
     /// Everything that stops a start: exit code 4.
     pub async fn new(
         mut origin: Origin,
-        places: &Places,
+        global: &Global,
         instance: impl Fn(&Config) -> String,
     ) -> Result<Self, Failure> {
         let host = host_facts().await?;
         let mut config = origin.load(&host)?;
         let instance = instance(&config);
-        let state = StateFolder::new(places.state_dir.as_deref(), &instance);
+        let state = StateFolder::new(global.state_dir.as_deref(), &instance);
         if config.private_key().is_none()
             && let Some(key) = state.key()?
         {
@@ -82,7 +82,7 @@ impl Prepared {
         }
         let mut warnings: Vec<Warning> = config.warnings.iter().map(Warning::from).collect();
         let path =
-            places.control.clone().unwrap_or_else(|| PathBuf::from(FOLDER).join(format!("{instance}.sock")));
+            global.control.clone().unwrap_or_else(|| PathBuf::from(FOLDER).join(format!("{instance}.sock")));
         refuse_second(&path)?;
         let listen = config.listen();
         let transport = UdpTransport::bind(listen.address, listen.port).map_err(|error| {

@@ -1,6 +1,6 @@
 //! `hub`: the same engine and event loop, without a device.
 
-use crate::cli::HubArgs;
+use crate::cli::{Global, HubArgs};
 use crate::config_file::{Kind, Origin};
 use crate::daemon::{self, Prepared};
 use crate::exit::Failure;
@@ -14,12 +14,11 @@ use std::time::Instant;
 ///
 /// # Errors
 /// Everything that stops it before `ready`.
-pub fn run(args: &HubArgs) -> Result<u8, Failure> {
+pub fn run(args: &HubArgs, global: &Global) -> Result<u8, Failure> {
     crate::service::block_on(async {
-        let overrides = Overrides { listen: args.places.listen.clone(), ..Overrides::default() };
-        let origin = Origin::new(Kind::Hub, &args.places, overrides);
-        let prepared =
-            Prepared::new(origin, &args.places, |config: &Config| config.name().to_owned()).await?;
+        let overrides = Overrides { listen: args.listen.clone(), ..Overrides::default() };
+        let origin = Origin::new(Kind::Hub, global, overrides);
+        let prepared = Prepared::new(origin, global, |config: &Config| config.name().to_owned()).await?;
         let settings = EngineSettings::from_config(&prepared.config);
         let engine =
             Arc::new(Engine::new(settings, *prepared.key.as_bytes(), Instant::now(), random::seed()));

@@ -30,8 +30,8 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    service::log::init(cli.verbose);
-    match run(cli.command) {
+    service::log::init(cli.global.verbose);
+    match run(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("{failure}");
@@ -40,15 +40,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: cli::Command) -> Result<u8, Failure> {
-    match command {
-        cli::Command::Up(args) => node::up(&args),
-        cli::Command::Hub(args) => hub::run(&args),
-        cli::Command::Plan(args) => plan::run(&args),
-        cli::Command::Status(args) => client::status(&args),
-        cli::Command::Listener(args) => client::listener(&args),
-        cli::Command::Peer(args) => client::peer(&args),
-        cli::Command::Reload(args) => client::reload(&args),
-        cli::Command::Down(args) => client::down(&args),
+fn run(cli: &cli::Cli) -> Result<u8, Failure> {
+    let global = &cli.global;
+    match &cli.command {
+        cli::Command::Up(args) => node::up(args, global),
+        cli::Command::Hub(args) => hub::run(args, global),
+        cli::Command::Plan(args) => plan::run(args, global),
+        cli::Command::Status => client::status(global),
+        cli::Command::Listener(args) => client::listener(args, global),
+        cli::Command::Peer(args) => client::peer(args, global),
+        cli::Command::Reload => client::reload(global),
+        cli::Command::Down => client::down(global),
     }
 }

@@ -1,6 +1,6 @@
 //! `up`: a node and its side of the host, the device with its addresses, routes and listeners.
 
-use crate::cli::UpArgs;
+use crate::cli::{Global, UpArgs};
 use crate::config_file::{Kind, Origin};
 use crate::daemon::{self, Prepared};
 use crate::exit::Failure;
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 ///
 /// # Errors
 /// Everything that stops it before `ready`; then nothing is left behind.
-pub fn up(args: &UpArgs) -> Result<u8, Failure> {
+pub fn up(args: &UpArgs, global: &Global) -> Result<u8, Failure> {
     crate::service::block_on(async {
         check_kernel().map_err(in_words)?;
         let overrides = Overrides {
@@ -34,12 +34,11 @@ pub fn up(args: &UpArgs) -> Result<u8, Failure> {
             overlay: args.overlay.clone(),
             device: args.device.clone(),
             mode: args.mode.clone(),
-            listen: args.places.listen.clone(),
+            listen: args.listen.clone(),
             state_key: None,
         };
-        let origin = Origin::new(Kind::Node, &args.places, overrides);
-        let prepared =
-            Prepared::new(origin, &args.places, |config: &Config| config.device.name.clone()).await?;
+        let origin = Origin::new(Kind::Node, global, overrides);
+        let prepared = Prepared::new(origin, global, |config: &Config| config.device.name.clone()).await?;
         let settings = EngineSettings::from_config(&prepared.config);
         let engine =
             Arc::new(Engine::new(settings, *prepared.key.as_bytes(), Instant::now(), random::seed()));

@@ -1,6 +1,6 @@
 //! `plan`: cuts an overlay into slots and writes the packs.
 
-use crate::cli::PlanArgs;
+use crate::cli::{Global, PlanArgs};
 use crate::exit::{self, Failure};
 use overlay_config::plan::{PackFile, Plan, PlanHub, PlanMember, PlanNode};
 use overlay_config::{Endpoint, Route};
@@ -14,14 +14,14 @@ use std::str::FromStr;
 ///
 /// # Errors
 /// Mistakes in the plan, all at once; a file that is already there. Nothing is written then.
-pub fn run(args: &PlanArgs) -> Result<u8, Failure> {
+pub fn run(args: &PlanArgs, global: &Global) -> Result<u8, Failure> {
     let plan = read(args)?;
     for warning in plan.check()? {
         eprintln!("{warning}");
     }
     let packs = plan.packs(&mut crate::random::fill)?;
     write(&args.out, &packs)?;
-    if args.json {
+    if global.json {
         let files: Vec<_> = packs.iter().map(|file| args.out.join(&file.path)).collect();
         println!("{}", serde_json::json!({ "files": files }));
     } else {

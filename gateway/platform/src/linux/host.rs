@@ -7,12 +7,13 @@ use std::{
     path::PathBuf,
 };
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
 use rtnetlink::{
     AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
+    packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
-        AddressFamily,
+        AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::LinkMessage,
         route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
@@ -154,6 +155,14 @@ impl LinuxHost {
         let key = (route.destination, route.metric.unwrap_or(0));
         let routes = self.routes().await?;
         match routes.iter().find(|held| (held.destination, held.metric) == key) {
+            // A second overlay on this host: its default route stands behind the first one's, as last resorts do.
+            Some(_)
+                if route.destination.prefix_len() == 0
+                    && !routes.iter().any(|held| held.is(route, index)) =>
+            {
+                self.append_route(route.message(index)).await.map_err(|error| refused(what(), error))?;
+                Ok(Outcome::Added)
+            }
             Some(other) if !other.is(route, index) => Err(HostError::RouteTaken {
                 destination: route.destination,
                 metric: key.1,
@@ -161,6 +170,21 @@ impl LinuxHost {
             }),
             _ => Ok(Outcome::AlreadyThere),
         }
+    }
+
+    /// Adds a route behind those with the same destination and metric (NLM_F_APPEND of rtnetlink(7)).
+    async fn append_route(&self, message: RouteMessage) -> Result<(), rtnetlink::Error> {
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
+        let mut response = self.handle.clone().request(request)?;
+        while let Some(message) = response.next().await {
+            if let NetlinkPayload::Error(error) = message.payload
+                && error.code.is_some()
+            {
+                return Err(rtnetlink::Error::NetlinkError(error));
+            }
+        }
+        Ok(())
     }
 
     async fn remove_route(&self, route: &WantedRoute) -> Result<bool, HostError> {

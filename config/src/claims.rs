@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::diagnostic::{Place, Placed, Report};
-use crate::name::nearest;
+use crate::name::{member_mistake, nearest};
 use crate::network::overlap;
 use crate::{Endpoint, HostFacts, PublicKey, Route};
 
@@ -200,14 +200,18 @@ impl Claims {
                     "keep one of them",
                 ),
             }
-            self.check_via(&route.value, via, report);
+            // A plan knows its hubs, and checks this itself.
+            if self.view != View::Plan {
+                self.check_via(&route.value, via, report);
+            }
         }
     }
 
     fn check_via(&self, route: &Route, place: &Place, report: &mut Report) {
         let Route { cidr, via } = route;
         let Some((owner, _)) = self.names.iter().find(|(_, name)| name.value == *via) else {
-            let names = || self.names.iter().map(|(_, name)| name.value.as_str());
+            let others = self.names.iter().filter(|(owner, _)| !owner.own || self.view == View::Hub);
+            let names = || others.clone().map(|(_, name)| name.value.as_str());
             let meant = nearest(via, names()).map(|name| format!("did you mean `{name}`?"));
             if self.view == View::Hub {
                 // The overlay section is the same everywhere, and this hub does not know the others.
@@ -221,7 +225,7 @@ impl Claims {
                     meant.map_or(other.clone(), |meant| format!("{other}; {meant}")),
                 );
             } else {
-                let known: Vec<_> = names().take(8).collect();
+                let known: Vec<_> = names().filter(|name| member_mistake(name).is_none()).take(8).collect();
                 let fix = match (meant, known.is_empty()) {
                     (Some(meant), _) => meant,
                     (None, true) => "there is no hub or peer in this file: add it".into(),
@@ -256,7 +260,6 @@ impl Claims {
                 format!("add the router of that network as [[peers]] with `allowed_ips = [\"{cidr}\"]`");
             report.warning("route-behind", place, text, fix);
         } else if !owner.own
-            && self.view != View::Plan
             && let Some(other) = self.ranges.iter().find(|range| {
                 range.space == Space::Allowed && range.net.value == *cidr && range.owner.id != owner.id
             })

@@ -426,3 +426,31 @@ fn report_overlap(report: &mut Report, a: &Range, b: &Range, free: Option<&str>)
     };
     report.error(code, &second.net.place, text, fix);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The stack against every pair: a claim collides when any other owner's network shares an address with it.
+        #[test]
+        fn an_overlap_is_found_whenever_there_is_one(
+            ranges in proptest::collection::vec((0..4_usize, 0..64_u32, 24..=32_u8), 0..12),
+        ) {
+            let mut claims = Claims::new(View::Node);
+            for (line, (id, at, prefix)) in ranges.into_iter().enumerate() {
+                let net = Ipv4Net::new(Ipv4Addr::from(0x0a00_0000 + at * 8), prefix).unwrap().trunc();
+                let place = Place { file: "x".into(), line: line + 1, column: 1 };
+                let owner = Owner { id, text: format!("peer `{id}`"), own: false };
+                claims.ranges.push(Range { owner, space: Space::Allowed, net: Placed::new(net, place) });
+            }
+            let collide = |a: &Range, b: &Range| a.owner.id != b.owner.id && overlap(a.net.value, b.net.value);
+            let naive = claims.ranges.iter().any(|a| claims.ranges.iter().any(|b| collide(a, b)));
+            let mut report = Report::default();
+            claims.check_ranges(&mut report);
+            prop_assert_eq!(report.has_errors(), naive);
+        }
+    }
+}

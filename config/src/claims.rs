@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::diagnostic::{Place, Placed, Report};
-use crate::name::nearest;
+use crate::name::{member_mistake, nearest};
 use crate::network::overlap;
 use crate::{Endpoint, HostFacts, PublicKey, Route};
 
@@ -200,14 +200,18 @@ impl Claims {
                     "keep one of them",
                 ),
             }
-            self.check_via(&route.value, via, report);
+            // A plan knows its hubs, and checks this itself.
+            if self.view != View::Plan {
+                self.check_via(&route.value, via, report);
+            }
         }
     }
 
     fn check_via(&self, route: &Route, place: &Place, report: &mut Report) {
         let Route { cidr, via } = route;
         let Some((owner, _)) = self.names.iter().find(|(_, name)| name.value == *via) else {
-            let names = || self.names.iter().map(|(_, name)| name.value.as_str());
+            let others = self.names.iter().filter(|(owner, _)| !owner.own || self.view == View::Hub);
+            let names = || others.clone().map(|(_, name)| name.value.as_str());
             let meant = nearest(via, names()).map(|name| format!("did you mean `{name}`?"));
             if self.view == View::Hub {
                 // The overlay section is the same everywhere, and this hub does not know the others.
@@ -221,7 +225,7 @@ impl Claims {
                     meant.map_or(other.clone(), |meant| format!("{other}; {meant}")),
                 );
             } else {
-                let known: Vec<_> = names().take(8).collect();
+                let known: Vec<_> = names().filter(|name| member_mistake(name).is_none()).take(8).collect();
                 let fix = match (meant, known.is_empty()) {
                     (Some(meant), _) => meant,
                     (None, true) => "there is no hub or peer in this file: add it".into(),
@@ -256,7 +260,6 @@ impl Claims {
                 format!("add the router of that network as [[peers]] with `allowed_ips = [\"{cidr}\"]`");
             report.warning("route-behind", place, text, fix);
         } else if !owner.own
-            && self.view != View::Plan
             && let Some(other) = self.ranges.iter().find(|range| {
                 range.space == Space::Allowed && range.net.value == *cidr && range.owner.id != owner.id
             })
@@ -422,4 +425,32 @@ fn report_overlap(report: &mut Report, a: &Range, b: &Range, free: Option<&str>)
         ),
     };
     report.error(code, &second.net.place, text, fix);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The stack against every pair: a claim collides when any other owner's network shares an address with it.
+        #[test]
+        fn an_overlap_is_found_whenever_there_is_one(
+            ranges in proptest::collection::vec((0..4_usize, 0..64_u32, 24..=32_u8), 0..12),
+        ) {
+            let mut claims = Claims::new(View::Node);
+            for (line, (id, at, prefix)) in ranges.into_iter().enumerate() {
+                let net = Ipv4Net::new(Ipv4Addr::from(0x0a00_0000 + at * 8), prefix).unwrap().trunc();
+                let place = Place { file: "x".into(), line: line + 1, column: 1 };
+                let owner = Owner { id, text: format!("peer `{id}`"), own: false };
+                claims.ranges.push(Range { owner, space: Space::Allowed, net: Placed::new(net, place) });
+            }
+            let collide = |a: &Range, b: &Range| a.owner.id != b.owner.id && overlap(a.net.value, b.net.value);
+            let naive = claims.ranges.iter().any(|a| claims.ranges.iter().any(|b| collide(a, b)));
+            let mut report = Report::default();
+            claims.check_ranges(&mut report);
+            prop_assert_eq!(report.has_errors(), naive);
+        }
+    }
 }

@@ -173,7 +173,7 @@ impl Report {
 
     /// The warnings, in the order of the file, when there is no error.
     pub fn finish(mut self) -> Result<Vec<Diagnostic>, Diagnostics> {
-        self.0.sort_by(|a, b| (a.line, a.column).cmp(&(b.line, b.column)));
+        self.0.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
         if self.has_errors() { Err(Diagnostics(self.0)) } else { Ok(self.0) }
     }
 }

@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn what_is_no_endpoint_says_why() {
         use EndpointError as E;
-        let cases: [(&str, fn(String) -> E); 15] = [
+        type Why = fn(String) -> E;
+        let cases: [(&str, Why); 15] = [
             ("hub.example", E::NoPort),
             ("198.51.100.7", E::NoPort),
             ("[2001:db8::7]", E::NoPort),

@@ -138,6 +138,10 @@ impl<'a> Section<'a> {
 
     /// Puts on record that a key is not there.
     pub fn missing(&self, key: &str, report: &mut Report) {
+        let example = match (self.title.as_str(), key) {
+            ("[[routes]]", "cidr") => "cidr = \"172.16.0.0/24\"",
+            _ => example(key),
+        };
         if self.is_mistyped(key) {
             return;
         }
@@ -145,7 +149,7 @@ impl<'a> Section<'a> {
             "missing-key",
             &self.place,
             format!("{} has no `{key}`", self.title),
-            format!("add `{}`", example(key)),
+            format!("add `{}`", example),
         );
     }
 

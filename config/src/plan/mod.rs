@@ -1,11 +1,21 @@
 //! The plan: an overlay cut into slots, and one ready pack for each node, hub and plain WireGuard member.
 
+mod flags;
+mod pack;
+
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use zeroize::Zeroizing;
 
-use crate::{Diagnostic, Diagnostics, Endpoint, Route};
+use crate::claims::{Claims, Owner, Range, Space, View};
+use crate::diagnostic::{Place, Placed, Report};
+use crate::name::{member_mistake, nearest, shown};
+use crate::{Diagnostic, Diagnostics, Endpoint, PrivateKey, Route, Slot, network};
+
+use pack::Cut;
+
+pub use flags::FlagError;
 
 /// Who is in the overlay and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,16 +82,163 @@ impl Plan {
     /// # Errors
     /// When the plan holds a mistake.
     pub fn check(&self) -> Result<Vec<Diagnostic>, Diagnostics> {
-        Ok(Vec::new())
+        self.cut().map(|(_, warnings)| warnings)
     }
 
-    /// The packs, with keys made out of `entropy`, which fills the buffer that it is given.
+    /// The packs, with keys made out of `entropy`, which fills the buffer that it is given. A folder for each node and
+    /// hub holds `config.toml` and `NAME.key`; one for each plain WireGuard member holds `overlay.conf`, and one more
+    /// for each further hub.
     ///
     /// # Errors
     /// As [`Plan::check`].
     pub fn packs(&self, entropy: &mut dyn FnMut(&mut [u8])) -> Result<Vec<PackFile>, Diagnostics> {
-        let _ = entropy;
-        self.check()?;
-        Ok(Vec::new())
+        let (slots, _) = self.cut()?;
+        let mut key = || {
+            let mut bytes = Zeroizing::new([0; 32]);
+            entropy(&mut *bytes);
+            PrivateKey::from_bytes(*bytes)
+        };
+        let nodes = self.nodes.iter().zip(slots).map(|(node, slot)| (node, slot, key())).collect();
+        let hubs = self.hubs.iter().map(|hub| (hub, key())).collect();
+        let members = self.members.iter().map(|member| (member, key())).collect();
+        Ok(Cut { plan: self, nodes, hubs, members }.files())
     }
+
+    /// The slots of the nodes, in their order, and the warnings.
+    fn cut(&self) -> Result<(Vec<Slot>, Vec<Diagnostic>), Diagnostics> {
+        let mut report = Report::default();
+        let mut claims = Claims::new(View::Plan);
+        self.measure(&mut claims, &mut report);
+        let slots = self.claim_nodes(&mut claims, &mut report);
+        self.claim_hubs(&mut claims, &mut report);
+        self.claim_members(&mut claims, &mut report);
+        let place = Place::flag("--dns");
+        claims.dns.extend(self.dns.iter().map(|address| Placed::new(*address, place.clone())));
+        self.claim_routes(&mut claims, &mut report);
+        claims.check(&mut report);
+        let warnings = report.finish()?;
+        Ok((slots, warnings))
+    }
+
+    fn measure(&self, claims: &mut Claims, report: &mut Report) {
+        let place = Place::flag("--overlay");
+        let prefix =
+            report.keep(&Place::flag("--slot-prefix"), network::slot_prefix(self.slot_prefix.into()));
+        claims.slot_prefix = prefix;
+        let wrong = network::check(self.overlay)
+            .or_else(|| prefix.and_then(|prefix| network::overlay_size(self.overlay, prefix)));
+        match wrong {
+            Some(mistake) => report.mistake(&place, mistake),
+            None => claims.cidr = Some(Placed::new(self.overlay, place)),
+        }
+    }
+
+    fn claim_nodes(&self, claims: &mut Claims, report: &mut Report) -> Vec<Slot> {
+        let place = Place::flag("--node");
+        if self.nodes.is_empty() {
+            report.error(
+                "no-nodes",
+                &place,
+                "the plan has no node",
+                "add each one, such as `--node cluster-1=56`",
+            );
+        }
+        if self.hubs.is_empty() && self.nodes.iter().filter(|node| node.endpoint.is_none()).count() > 1 {
+            let text = "there is no hub, and more than one node without an endpoint: these cannot meet";
+            let fix = "add `--hub hub-a=198.51.100.1:51820`, or endpoints: `--node cluster-1=56@198.51.100.7:51820`";
+            report.warning("no-hubs", &Place::flag("--hub"), text, fix);
+        }
+        let mut slots = Vec::new();
+        for node in &self.nodes {
+            let owner = claim_name(&node.name, "node", &place, claims, report);
+            let Some(name) = report.keep(&place, network::SlotName::parse(&node.slot)) else { continue };
+            if let Some(endpoint) = &node.endpoint {
+                claims.endpoints.push((owner.clone(), Placed::new(endpoint.clone(), place.clone())));
+            }
+            let (Some(cidr), Some(prefix)) = (&claims.cidr, claims.slot_prefix) else { continue };
+            let Some(slot) = report.keep(&place, name.resolve(cidr.value, prefix)) else { continue };
+            slots.push(slot);
+            let net = Placed::new(slot.net(), place.clone());
+            claims.ranges.push(Range { owner, space: Space::Slot, net });
+        }
+        slots
+    }
+
+    fn claim_hubs(&self, claims: &mut Claims, report: &mut Report) {
+        let place = Place::flag("--hub");
+        for hub in &self.hubs {
+            let owner = claim_name(&hub.name, "hub", &place, claims, report);
+            claims.endpoints.push((owner, Placed::new(hub.endpoint.clone(), place.clone())));
+        }
+    }
+
+    fn claim_members(&self, claims: &mut Claims, report: &mut Report) {
+        let place = Place::flag("--member");
+        if self.hubs.is_empty() && !self.members.is_empty() {
+            let text = "plain WireGuard members need a hub, and the plan has none";
+            report.error("no-hubs", &place, text, "add `--hub hub-a=198.51.100.1:51820`");
+        }
+        for member in &self.members {
+            let owner = claim_name(&member.name, "member", &place, claims, report);
+            if member.allowed_ips.is_empty() {
+                let text = format!("{} has no network", owner.text);
+                let fix = format!("write `{}=172.16.8.80/29`, with what it owns", member.name);
+                report.error("peer-kind", &place, text, fix);
+            }
+            for net in &member.allowed_ips {
+                if let Some(mistake) = network::check(*net) {
+                    report.mistake(&place, mistake);
+                    continue;
+                }
+                let beyond = !network::overlap(self.overlay, *net);
+                if beyond && !self.routes.iter().any(|route| route.cidr.contains(net)) {
+                    let text =
+                        format!("{net} of {} is beyond the overlay, and no route leads there", owner.text);
+                    let hub = self.hubs.first().map_or("HUB", |hub| hub.name.as_str());
+                    report.error("member-route", &place, text, format!("add `--route {net}={hub}`"));
+                }
+                let net = Placed::new(*net, place.clone());
+                claims.ranges.push(Range { owner: owner.clone(), space: Space::Allowed, net });
+            }
+        }
+    }
+
+    fn claim_routes(&self, claims: &mut Claims, report: &mut Report) {
+        let place = Place::flag("--route");
+        for route in &self.routes {
+            let Route { cidr, via } = route;
+            if let Some(mistake) = network::check(*cidr) {
+                report.mistake(&place, mistake);
+                continue;
+            }
+            claims.routes.push((Placed::new(route.clone(), place.clone()), place.clone()));
+            let hubs = || self.hubs.iter().map(|hub| hub.name.as_str());
+            let mut members = self.members.iter().flat_map(|member| &member.allowed_ips);
+            if !hubs().any(|hub| hub == via) {
+                let known = claims.names.iter().any(|(_, name)| name.value == *via);
+                let what = if known { "which is no hub" } else { "and no hub has that name" };
+                let fix = match nearest(via, hubs()).filter(|_| !known) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => {
+                        "in a plan, networks are behind hubs: route it via the hub that carries it".into()
+                    }
+                };
+                report.error("route-via", &place, format!("{cidr} goes via `{}`, {what}", shown(via)), fix);
+            } else if !network::overlap(self.overlay, *cidr) && !members.any(|net| net.contains(cidr)) {
+                let text = format!("{cidr} is behind `{via}`, and no member of the plan has it");
+                let fix = format!("add the router of that network: `--member NAME={cidr}`");
+                report.warning("route-behind", &place, text, fix);
+            }
+        }
+    }
+}
+
+/// Claims a member's name and makes the owner of its further claims.
+fn claim_name(name: &str, kind: &str, place: &Place, claims: &mut Claims, report: &mut Report) -> Owner {
+    if let Some(mistake) = member_mistake(name) {
+        report.mistake(place, mistake);
+    }
+    let owner = Owner { id: claims.names.len(), text: format!("{kind} `{}`", shown(name)), own: false };
+    claims.names.push((owner.clone(), Placed::new(name.to_owned(), place.clone())));
+    owner
 }

@@ -1,5 +1,5 @@
 //! A valid node's and a valid hub's file, key files in memory, and what loading an edited one says.
-#![allow(dead_code, clippy::unwrap_used, clippy::panic)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::path::Path;

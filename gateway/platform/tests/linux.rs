@@ -1,6 +1,7 @@
 //! The Linux leaf on the real kernel, each test in a network namespace of its own. Needs root; says so and passes
 //! without it.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "these are tests")]
 
 mod interrupted;
 
@@ -271,6 +272,33 @@ fn foreign_addresses_survive_kill_at_every_step_and_keep_the_device() {
             }
         });
     }
+}
+
+#[test]
+fn an_address_that_came_after_ours_survives_them_even_if_promotion_was_switched_off() {
+    world(async || {
+        let (opened, dir) = (open(Layer::Tun).await.unwrap(), tempfile::tempdir().unwrap());
+        let mut record = Record::open(dir.path(), "boot", &opened.identity).unwrap();
+        settle(&host(), &mut record, &intended(&desired())).await.unwrap();
+        let setting = "/proc/sys/net/ipv4/conf/Overlay/promote_secondaries";
+        assert_eq!(std::fs::read_to_string(setting).unwrap(), "1\n");
+        ip("addr add 172.16.8.60/29 dev Overlay");
+        std::fs::write(setting, "0").unwrap();
+        let cleared = clear(&host(), Some(record), "boot").await.unwrap();
+        assert_eq!(cleared.kept, [net("172.16.8.60/29")]);
+        assert_eq!(host().device_addresses().await.unwrap(), [net("172.16.8.60/29")]);
+        // The next start adopts it; what the cluster takes away and our own addresses go their own ways.
+        drop(opened);
+        let opened = open(Layer::Tun).await.unwrap();
+        assert!(opened.adopted);
+        let mut record = Record::open(dir.path(), "boot", &opened.identity).unwrap();
+        let settled = settle(&host(), &mut record, &intended(&desired())).await.unwrap();
+        assert_eq!(settled.found, []);
+        ip("addr delete 172.16.8.60/29 dev Overlay");
+        assert_eq!(host().device_addresses().await.unwrap(), [net("172.16.8.57/29"), net("172.16.8.58/29")]);
+        assert!(ip("route get 172.16.8.65").contains("src 172.16.8.57"));
+        assert!(clear(&host(), Some(record), "boot").await.unwrap().device_removed);
+    });
 }
 
 #[test]

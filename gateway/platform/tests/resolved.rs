@@ -1,5 +1,6 @@
 //! DNS servers through a double of systemd-resolved, on a bus of its own.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "these are tests")]
 
 use std::{
     collections::HashMap,

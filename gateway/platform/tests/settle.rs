@@ -1,4 +1,5 @@
 //! Record and host together, on a host in memory: what was ours is undone, nothing else, whenever the program is killed.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "these are tests")]
 
 mod interrupted;
 
@@ -91,9 +92,10 @@ async fn a_foreign_address_and_one_that_was_there_before_us_stay_and_so_does_the
 
 #[tokio::test]
 async fn killed_at_any_step_of_up_and_of_down_the_host_is_as_it_was_in_the_end() {
-    for foreign in [None, Some("172.16.8.60/29")] {
+    // The second foreign address is one that we would have assigned ourselves.
+    for foreign in [None, Some("172.16.8.60/29"), Some("172.16.8.58/29")] {
         for kill in [Kill::Before, Kill::After] {
-            for (steps_up, steps_down) in (0..16).flat_map(|up| (0..10).map(move |down| (up, down))) {
+            for (steps_up, steps_down) in (0..14).flat_map(|up| [0, 1, 2, 4, 7].map(|down| (up, down))) {
                 let case = format!("{foreign:?} {kill:?} up {steps_up} down {steps_down}");
                 let world = World::new(foreign);
                 let dying = Interrupted::after(&world.host, steps_up, kill);
@@ -104,9 +106,10 @@ async fn killed_at_any_step_of_up_and_of_down_the_host_is_as_it_was_in_the_end()
                     // The next start adopts and completes.
                     let mut record = world.record();
                     settle(&world.host, &mut record, &intended(&desired())).await.unwrap();
-                    assert_eq!(record.entries().len(), 6, "{case}");
+                    let taken = usize::from(foreign == Some("172.16.8.58/29"));
+                    assert_eq!(record.entries().len(), 6 - taken, "{case}");
                     let held = world.host.device_addresses().await.unwrap();
-                    assert_eq!(held.len(), 2 + usize::from(foreign.is_some()), "{case}");
+                    assert_eq!(held.len(), 2 - taken + usize::from(foreign.is_some()), "{case}");
                 }
                 let dying = Interrupted::after(&world.host, steps_down, kill);
                 let record = Record::load(world.dir.path()).unwrap();

@@ -90,24 +90,25 @@ pub async fn settle<H: HostNet>(
     let mut not_ours = Vec::new();
     let mut result = Ok(());
     for change in missing {
-        match host.apply(&change).await {
+        let was_ours = before.contains(&change);
+        let outcome = if result.is_ok() { host.apply(&change).await } else { Ok(Outcome::AlreadyThere) };
+        match outcome {
             Ok(Outcome::Added) => settled.added.push(change),
+            Ok(Outcome::AlreadyThere) if !change.is_recorded() || was_ours => {}
             Ok(Outcome::AlreadyThere) => {
-                if change.is_recorded() && !before.contains(&change) {
-                    not_ours.push(change.clone());
-                    settled.found.push(change);
-                }
+                not_ours.push(change.clone());
+                settled.found.push(change);
             }
             Ok(Outcome::NoResolved) => {
                 not_ours.push(change.clone());
                 settled.no_resolved = Some(change);
             }
+            // What is left after a refusal is not made, and so not ours.
             Err(error) => {
-                if !before.contains(&change) {
+                if !was_ours {
                     not_ours.push(change);
                 }
                 result = Err(error);
-                break;
             }
         }
     }

@@ -7,9 +7,11 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use overlay_engine::packet::PacketBatch;
+use tokio::time::{Instant, sleep};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::host::LinuxHost;
@@ -17,6 +19,10 @@ use crate::{Device, DeviceError, DeviceIdentity, DeviceSpec, HostError, HostNet,
 
 /// Bytes of an Ethernet header with one VLAN tag (IEEE 802.1Q), in front of a TAP device's packets.
 const ETHERNET_HEADER: usize = 18;
+
+/// How long a device that another process holds is waited for, and how often it is tried.
+const BUSY_WAIT: Duration = Duration::from_millis(500);
+const BUSY_RETRY: Duration = Duration::from_millis(20);
 
 /// A TUN or TAP device with one queue, one system call a packet.
 pub struct TunDevice {
@@ -60,7 +66,7 @@ impl TunDevice {
                 return Err(DeviceError::NotOurs { name });
             }
         }
-        let tun = attach(spec)?;
+        let tun = attach_when_free(spec).await?;
         let facts = host.device().await?.ok_or_else(|| HostError::NoDevice { name: spec.name.clone() })?;
         if !facts.marked {
             host.mark_device().await?;
@@ -159,6 +165,17 @@ fn check_name(name: &str) -> Result<(), DeviceError> {
         Ok(())
     } else {
         Err(DeviceError::BadName { name: name.to_owned() })
+    }
+}
+
+/// Attaches; while another process holds the device, tries for [`BUSY_WAIT`]: one that was killed may not be gone yet.
+async fn attach_when_free(spec: &DeviceSpec) -> Result<SyncDevice, DeviceError> {
+    let end = Instant::now() + BUSY_WAIT;
+    loop {
+        match attach(spec) {
+            Err(DeviceError::Busy { .. }) if Instant::now() < end => sleep(BUSY_RETRY).await,
+            result => return result,
+        }
     }
 }
 

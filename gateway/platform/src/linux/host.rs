@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs, io,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -15,7 +15,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
-        link::LinkMessage,
+        link::{LinkAttribute, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
     },
 };
@@ -113,9 +113,13 @@ impl LinuxHost {
         let path = self.sysctl_path(name);
         match fs::read_to_string(&path) {
             Ok(current) if current.trim() == value => return Ok(Outcome::AlreadyThere),
-            // A kernel without IPv6 has nothing to be switched off.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && name.starts_with("ipv6.") => {
-                return Ok(Outcome::AlreadyThere);
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A kernel without IPv6 has nothing to be switched off.
+                let family = path.ancestors().nth(2).is_some_and(Path::exists);
+                return match family {
+                    true => Err(HostError::NoDevice { name: self.device.clone() }),
+                    false => Ok(Outcome::AlreadyThere),
+                };
             }
             _ => {}
         }
@@ -247,7 +251,9 @@ impl HostNet for LinuxHost {
                 self.set_link("set the MTU of", |l| rtnl::facts(l).mtu == mtu, |l| l.mtu(mtu)).await
             }
             Change::TxQueueLen { packets } => {
-                self.set_link("set the queue length of", |_| false, |l| l.txqueuelen(*packets)).await
+                let there =
+                    |link: &LinkMessage| link.attributes.contains(&LinkAttribute::TxQueueLen(*packets));
+                self.set_link("set the queue length of", there, |l| l.txqueuelen(*packets)).await
             }
             Change::Sysctl { name, value } => self.set_sysctl(name, value),
             Change::Address { net } => self.add_address(*net).await,

@@ -4,9 +4,9 @@
 //! search domain is set: resolved asks our servers only for names that somebody routes to this link, so the host's own
 //! name resolution is as before.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
-use zbus::{Connection, OwnedObjectPath, Variant};
+use zbus::{Connection, DBusError, OwnedObjectPath, Variant, connection::Builder};
 
 use crate::HostError;
 
@@ -14,6 +14,9 @@ const SERVICE: &str = "org.freedesktop.resolve1";
 const PATH: &str = "/org/freedesktop/resolve1";
 const MANAGER: &str = "org.freedesktop.resolve1.Manager";
 const LINK: &str = "org.freedesktop.resolve1.Link";
+
+/// How long one answer of the bus or of resolved is waited for: a resolved that hangs must not hold up the start.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where resolved is looked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,10 +46,11 @@ pub struct Resolved {
 impl Resolved {
     /// Connects; `None` when there is no bus, or no resolved on it. Does not start one.
     pub async fn connect(bus: &BusAddress) -> Option<Self> {
-        let connected = match bus {
-            BusAddress::System => Connection::system().await,
-            BusAddress::At(address) => zbus::connection::Builder::address(address.as_str()).build().await,
+        let builder = match bus {
+            BusAddress::System => Builder::system(),
+            BusAddress::At(address) => Builder::address(address.as_str()),
         };
+        let connected = builder.method_timeout(PATIENCE).build().await;
         let connection = connected.inspect_err(|error| tracing::debug!(%error, "no bus")).ok()?;
         let bus = "org.freedesktop.DBus";
         let reply = connection
@@ -123,16 +127,18 @@ fn index(ifindex: u32) -> i32 {
 
 /// Whether `error` says that resolved went away meanwhile.
 fn is_gone(error: &zbus::Error) -> bool {
-    match error {
-        zbus::Error::MethodError(name, ..) => {
-            matches!(
-                name.as_str(),
-                "org.freedesktop.DBus.Error.ServiceUnknown"
-                    | "org.freedesktop.DBus.Error.NameHasNoOwner"
-                    | "org.freedesktop.DBus.Error.NoReply"
-            )
-        }
-        zbus::Error::InputOutput(_) => true,
-        _ => false,
-    }
+    let name = match error {
+        zbus::Error::MethodError(name, ..) => name.as_str(),
+        zbus::Error::FDO(error) => return is_gone_by_name(error.name().as_str()),
+        zbus::Error::InputOutput(_) => return true,
+        _ => return false,
+    };
+    is_gone_by_name(name)
+}
+
+fn is_gone_by_name(name: &str) -> bool {
+    matches!(
+        name.strip_prefix("org.freedesktop.DBus.Error."),
+        Some("ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "Disconnected")
+    )
 }

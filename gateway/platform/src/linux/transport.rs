@@ -191,7 +191,10 @@ impl UdpTransport {
                     Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL) => return Err(error),
                     Some(libc::EINTR) => {}
                     // An error that an earlier datagram left on the socket: reading it has cleared it.
-                    code => _ = self.counters.of(code).fetch_add(1, Ordering::Relaxed),
+                    code => {
+                        self.counters.of(code).fetch_add(1, Ordering::Relaxed);
+                        return Ok(0);
+                    }
                 },
             }
         };

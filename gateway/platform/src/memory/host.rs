@@ -1,8 +1,6 @@
-//! A host in memory, which refuses from any point on when told to: what is left behind by a stop at every step can be
-//! seen with it.
+//! A host in memory: one device, its addresses, its routes and its DNS servers.
 
 use std::{
-    io,
     net::Ipv4Addr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -21,10 +19,9 @@ struct State {
     addresses: Vec<Ipv4Net>,
     routes: Vec<RouteKey>,
     dns: Vec<Ipv4Addr>,
-    steps_left: Option<usize>,
 }
 
-/// The host. Its methods that change something count as one step each.
+/// The host.
 #[derive(Debug, Default)]
 pub struct MemoryHost {
     state: Mutex<State>,
@@ -57,11 +54,6 @@ impl MemoryHost {
         ifindex
     }
 
-    /// From now on only `steps` more changes succeed; `None`: all do.
-    pub fn stop_after(&self, steps: Option<usize>) {
-        self.locked().steps_left = steps;
-    }
-
     /// Adds an address to the device as another program would.
     pub fn foreign_address(&self, net: Ipv4Net) {
         self.locked().addresses.push(net);
@@ -83,23 +75,13 @@ impl MemoryHost {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, if one more step may be taken on a device that exists.
-    fn step(&self, what: &dyn std::fmt::Display) -> Result<MutexGuard<'_, State>, HostError> {
-        let mut state = self.locked();
-        match &mut state.steps_left {
-            Some(0) => {
-                return Err(HostError::Refused {
-                    what: what.to_string(),
-                    source: io::ErrorKind::Interrupted.into(),
-                });
-            }
-            Some(left) => *left -= 1,
-            None => {}
+    /// The state, if there is a device.
+    fn with_device(&self) -> Result<MutexGuard<'_, State>, HostError> {
+        let state = self.locked();
+        match state.device {
+            Some(_) => Ok(state),
+            None => Err(HostError::NoDevice { name: "memory".into() }),
         }
-        if state.device.is_none() {
-            return Err(HostError::NoDevice { name: "memory".into() });
-        }
-        Ok(state)
     }
 }
 
@@ -127,7 +109,7 @@ impl HostNet for MemoryHost {
     }
 
     async fn apply(&self, change: &Change) -> Result<Outcome, HostError> {
-        let mut state = self.step(change)?;
+        let mut state = self.with_device()?;
         Ok(match change {
             Change::Address { net } => add(&mut state.addresses, *net),
             Change::Route { destination, metric, .. } => add(&mut state.routes, key(*destination, *metric)),
@@ -153,7 +135,7 @@ impl HostNet for MemoryHost {
     }
 
     async fn undo(&self, change: &Change) -> Result<bool, HostError> {
-        let mut state = self.step(change)?;
+        let mut state = self.with_device()?;
         Ok(match change {
             Change::Address { net } => take(&mut state.addresses, net),
             Change::Route { destination, metric, .. } => take(&mut state.routes, &key(*destination, *metric)),
@@ -171,8 +153,11 @@ impl HostNet for MemoryHost {
     }
 
     async fn delete_device(&self) -> Result<bool, HostError> {
-        let mut state = self.step(&"delete the device")?;
-        (state.device, state.addresses, state.routes, state.dns) = (None, vec![], vec![], vec![]);
-        Ok(true)
+        let mut state = self.locked();
+        let State { device, addresses, routes, dns, .. } = &mut *state;
+        addresses.clear();
+        routes.clear();
+        dns.clear();
+        Ok(device.take().is_some())
     }
 }

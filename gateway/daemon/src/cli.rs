@@ -51,6 +51,9 @@ pub enum Command {
     /// Stop the service and remove all that it added, also what a crash or --persist left behind
     #[command(after_help = "Example:\n  overlay-gw down")]
     Down(DownArgs),
+    /// See it all on this one machine: a hub and three nodes in network namespaces. Changes nothing, leaves nothing
+    #[command(after_help = "Examples:\n  overlay-gw demo\n  overlay-gw demo --keep      then try the commands that it prints\n\nExit codes: 0 every step held, 1 one did not, 4 this machine does not let it run")]
+    Demo(DemoArgs),
 }
 
 /// Where things are: the same for `up` and `hub`.
@@ -203,4 +206,15 @@ pub struct DownArgs {
     /// State folder to clean when no service runs [default: every one in /var/lib/overlay-gw]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+}
+
+/// `demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Leave it up until Ctrl-C, and print commands to try in it
+    #[arg(long)]
+    pub keep: bool,
+    /// Print steps and measurements as JSON
+    #[arg(long)]
+    pub json: bool,
 }

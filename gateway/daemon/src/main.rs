@@ -5,6 +5,7 @@ mod client;
 mod config_file;
 mod control;
 mod daemon;
+mod demo;
 mod exit;
 mod hub;
 mod node;
@@ -50,5 +51,6 @@ fn run(command: cli::Command) -> Result<u8, Failure> {
         cli::Command::Peer(args) => client::peer(&args),
         cli::Command::Reload(args) => client::reload(&args),
         cli::Command::Down(args) => client::down(&args),
+        cli::Command::Demo(args) => demo::run(&args),
     }
 }

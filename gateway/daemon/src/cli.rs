@@ -51,6 +51,9 @@ pub enum Command {
     /// Stop the service and remove all that it added, also what a crash or --persist left behind
     #[command(after_help = "Example:\n  overlay-gw down")]
     Down,
+    /// See it all on this one machine: a hub and three nodes in network namespaces. Changes nothing, leaves nothing
+    #[command(after_help = "Examples:\n  overlay-gw demo\n  overlay-gw demo --keep      then try the commands that it prints\n\nExit codes: 0 every step held, 1 one did not, 4 this machine does not let it run")]
+    Demo(DemoArgs),
 }
 
 /// Options of every command, before or behind its name.
@@ -171,4 +174,12 @@ pub struct PeerArgs {
 pub enum PeerAction {
     /// Show the peers
     List,
+}
+
+/// `demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Leave it up until Ctrl-C, and print commands to try in it
+    #[arg(long)]
+    pub keep: bool,
 }

@@ -189,8 +189,10 @@ pub async fn run(
     let mut clock = tokio::time::interval(CLOCK_PACE);
     let mut revival = tokio::time::interval(REVIVAL_PACE);
     revival.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut due = daemon.engine.poll_timeout(Instant::now());
     let end = loop {
-        let due = daemon.engine.poll_timeout(Instant::now());
+        // Kept from round to round: what happens often (requests, address changes) must not put off what is due.
+        due = due.min(daemon.engine.poll_timeout(Instant::now()));
         tokio::select! {
             call = called.recv() => {
                 let Some((request, answer)) = call else { break End::Signal };
@@ -210,7 +212,10 @@ pub async fn run(
             () = daemon.host_changed() => daemon.relearn().await,
             Some(what) = failed.recv() => daemon.lost(what),
             _ = revival.tick(), if daemon.workers.is_none() => daemon.revive().await,
-            () = tokio::time::sleep_until(due.into()) => daemon.tick(&mut out),
+            () = tokio::time::sleep_until(due.into()) => {
+                daemon.tick(&mut out);
+                due = daemon.engine.poll_timeout(Instant::now());
+            }
             _ = clock.tick() => {
                 if let Err(error) = daemon.state.note_clock(SystemTime::now()) {
                     tracing::warn!(%error, "state folder");

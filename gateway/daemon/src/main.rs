@@ -5,6 +5,7 @@ mod client;
 mod config_file;
 mod control;
 mod daemon;
+mod demo;
 mod exit;
 mod hub;
 mod node;
@@ -51,5 +52,6 @@ fn run(cli: &cli::Cli) -> Result<u8, Failure> {
         cli::Command::Peer(args) => client::peer(args, global),
         cli::Command::Reload => client::reload(global),
         cli::Command::Down => client::down(global),
+        cli::Command::Demo(args) => demo::run(args, global),
     }
 }

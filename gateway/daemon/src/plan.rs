@@ -116,7 +116,10 @@ fn parse<T: FromStr>(flag: &str, value: &str, form: &str, mistakes: &mut Vec<Str
 }
 
 /// Writes all files or none: an existing file stops it before anything is written.
-fn write(out: &Path, packs: &[PackFile]) -> Result<(), Failure> {
+///
+/// # Errors
+/// The first file that is already there or cannot be written.
+pub fn write(out: &Path, packs: &[PackFile]) -> Result<(), Failure> {
     let there: Vec<PathBuf> =
         packs.iter().map(|file| out.join(&file.path)).filter(|path| path.exists()).collect();
     if let Some(first) = there.first() {

@@ -165,7 +165,7 @@ fn usage_errors_exit_with_4(world: &World) {
         "up --slot",
         "listener",
         "listener add",
-        "--config",
+        "up --config",
         "up --mode bridge --slot 56",
     ] {
         client(&node, command).exits(4);

@@ -139,7 +139,7 @@ fn mistakes_are_reported_with_their_place_and_change_nothing(world: &World) {
         assert_ne!(changed, text, "{blamed} is a change");
         member.write();
         let config = member.node.write("config.toml", &changed);
-        let refused = client(&member.node, &format!("--config {} up", config.display())).exits(4);
+        let refused = client(&member.node, &format!("up --config {}", config.display())).exits(4);
         assert!(refused.stderr.contains(said), "{said} is named: {}\n{changed}", refused.stderr);
         let (line, column) =
             place(&refused.stderr).unwrap_or_else(|| panic!("a place: {}\n{changed}", refused.stderr));
@@ -164,7 +164,7 @@ fn several_mistakes_are_reported_in_one_go(world: &World) {
     member.write();
     let text = member.file.text().replace("slot = 56", "slot = 57").replace("listen_port", "listenport");
     let config = member.node.write("config.toml", &text.replace(&overlay.hub.keys.public, "short"));
-    let refused = client(&member.node, &format!("--config {} up", config.display())).exits(4);
+    let refused = client(&member.node, &format!("up --config {}", config.display())).exits(4);
     let places = refused.stderr.matches("config.toml:").count();
     assert!(places >= 3, "three mistakes, three places: {}", refused.stderr);
 }
@@ -174,7 +174,7 @@ fn missing_and_binary_files_are_reported(world: &World) {
     let member = overlay.node(56);
     let before = HostState::of(&member.node);
     let config = member.write();
-    let up = format!("--config {} up", config.display());
+    let up = format!("up --config {}", config.display());
 
     std::fs::remove_file(member.node.path("private.key")).unwrap();
     let refused = client(&member.node, &up).exits(4);
@@ -196,9 +196,9 @@ fn missing_and_binary_files_are_reported(world: &World) {
     std::fs::write(&config, [0x7f, b'E', b'L', b'F', 0, 0xff, 0xfe]).unwrap();
     let refused = client(&member.node, &up).exits(4);
     assert!(refused.stderr.contains("config.toml"), "{}", refused.stderr);
-    let refused = client(&member.node, "--config /run/absent.toml up").exits(4);
+    let refused = client(&member.node, "up --config /run/absent.toml").exits(4);
     assert!(refused.stderr.contains("/run/absent.toml"), "{}", refused.stderr);
-    let refused = client(&member.node, "--config /run up").exits(4);
+    let refused = client(&member.node, "up --config /run").exits(4);
     assert!(refused.stderr.contains("/run"), "{}", refused.stderr);
     before.unchanged(&member.node);
 }

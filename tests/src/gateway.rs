@@ -58,13 +58,13 @@ impl Gateway {
     /// Starts `overlay-gw up` with that config file and waits for `ready`.
     #[track_caller]
     pub fn up(node: &Node, config: &Path) -> Self {
-        Self::start(node, &format!("--config {} up", config.display()))
+        Self::start(node, &format!("up --config {}", config.display()))
     }
 
     /// Starts `overlay-gw hub` with that config file and waits for `ready`.
     #[track_caller]
     pub fn hub(node: &Node, config: &Path) -> Self {
-        Self::start(node, &format!("--config {} hub", config.display()))
+        Self::start(node, &format!("hub --config {}", config.display()))
     }
 
     /// Waits until `ready` stands alone on a line of standard error.

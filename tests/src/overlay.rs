@@ -75,7 +75,7 @@ impl Member {
         let verb = if self.slot.is_some() { "up" } else { "hub" };
         self.gateway = None;
         self.gateway =
-            Some(Gateway::start(&self.node, &format!("--config {} {verb} {flags}", config.display())));
+            Some(Gateway::start(&self.node, &format!("{verb} --config {} {flags}", config.display())));
     }
 
     /// The running program.

@@ -39,9 +39,7 @@ impl Gateway {
     pub fn spawn_with(node: &Node, arguments: &str, prepare: impl FnOnce(&mut Command)) -> Self {
         let mut command = node.command(program());
         command.args(arguments.split_whitespace());
-        if std::env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "info");
-        }
+        command.arg("-v");
         prepare(&mut command);
         let process = node.spawn_command("overlay-gw", command, &format!("overlay-gw {arguments}"));
         Self { node: node.clone(), process, instance: None }

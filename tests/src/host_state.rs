@@ -1,6 +1,6 @@
 //! What a host's network looks like, byte for byte: links, addresses, routes, rules and sysctls. Taken before and after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -48,20 +48,35 @@ impl HostState {
     pub fn unchanged(&self, node: &Node) {
         let now = Self::of(node);
         let mut differences = String::new();
-        for key in self.0.keys().chain(now.0.keys().filter(|key| !self.0.contains_key(*key))) {
-            let (before, after) = (self.0.get(key), now.0.get(key));
-            if before != after {
-                let shown =
-                    |text: Option<&String>| text.map_or("(absent)", String::as_str).trim_end().to_owned();
-                differences.push_str(&format!(
-                    "{key}\n--- before:\n{}\n--- after:\n{}\n",
-                    shown(before),
-                    shown(after)
-                ));
+        // A device that came or went has a hundred files: its folders say enough.
+        let mut folders = BTreeSet::new();
+        for key in self.0.keys().chain(now.0.keys()) {
+            match (self.0.get(key), now.0.get(key)) {
+                (Some(before), Some(after)) if before != after => {
+                    let text = format!("{key}\n--- before:\n{}\n--- after:\n{}\n", before.trim_end(), after.trim_end());
+                    if !differences.contains(&text) {
+                        differences.push_str(&text);
+                    }
+                }
+                (Some(_), None) => {
+                    folders.insert(format!("gone from {}", folder(key)));
+                }
+                (None, Some(_)) => {
+                    folders.insert(format!("new in {}", folder(key)));
+                }
+                _ => {}
             }
+        }
+        for line in folders {
+            differences.push_str(&line);
+            differences.push('\n');
         }
         assert!(differences.is_empty(), "the host is not as it was:\n{differences}");
     }
+}
+
+fn folder(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(folder, _)| folder)
 }
 
 fn walk(dir: &Path, found: &mut Vec<(String, String)>) {

@@ -6,7 +6,7 @@ use crate::route::RouteTable;
 use crate::settings::{EngineSettings, RoleSettings};
 use ipnet::Ipv4Net;
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -124,6 +124,12 @@ impl Table {
     /// All peers, in the order of their indices.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         self.peers.iter().flatten()
+    }
+
+    /// Whether a peer is at `address` in the underlay. Takes the lock of one peer after another.
+    #[must_use]
+    pub fn is_endpoint(&self, address: SocketAddr) -> bool {
+        self.peers().any(|peer| peer.link.lock().endpoint == Some(address))
     }
 
     /// All peers, in the order of the settings.

@@ -172,6 +172,20 @@ fn the_tunnels_own_datagrams_never_enter_the_tunnel() {
 }
 
 #[test]
+fn own_datagrams_among_others_of_a_batch_do_not_stop_it() {
+    let mut r = recipe();
+    let others = udp(addr(57), addr(65), b"x");
+    let own = udp_ports(addr(58), at(56).port(), Ipv4Addr::new(198, 51, 100, HUB), 51820, b"sealed");
+    let (done, waits) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        r.world.sends(r.a, &[others.clone(), own, others]);
+        let _ = done.send((r.world.inbox(r.b).len(), r.world.all_drops(r.a)));
+    });
+    let (received, drops) = waits.recv_timeout(Duration::from_secs(10)).expect("the engine waits for itself");
+    assert_eq!((received, drops), (2, vec![(DropReason::OwnDatagram, 1)]));
+}
+
+#[test]
 fn a_member_of_whom_nothing_was_ever_heard_costs_a_few_packets() {
     let mut r = recipe();
     r.world.of(r.hub).reconfigure(hub(vec![to_node(56), to_node(88)]), r.world.now);

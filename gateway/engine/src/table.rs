@@ -129,7 +129,9 @@ impl Table {
     /// Whether a peer is at `address` in the underlay. Takes the lock of one peer after another.
     #[must_use]
     pub fn is_endpoint(&self, address: SocketAddr) -> bool {
-        self.peers().any(|peer| peer.link.lock().endpoint == Some(address))
+        // A socket that speaks both versions writes an IPv4 address as ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2).
+        let plain = |endpoint: SocketAddr| (endpoint.ip().to_canonical(), endpoint.port());
+        self.peers().any(|peer| peer.link.lock().endpoint.map(plain) == Some(plain(address)))
     }
 
     /// All peers, in the order of the settings.

@@ -172,6 +172,15 @@ fn the_tunnels_own_datagrams_never_enter_the_tunnel() {
 }
 
 #[test]
+fn own_datagrams_are_recognised_when_the_socket_speaks_ipv6() {
+    let mut r = recipe();
+    let mapped = SocketAddr::new(IpAddr::V6(Ipv4Addr::new(198, 51, 100, 1).to_ipv6_mapped()), 51820);
+    r.world.of(r.a).set_endpoint(&r.world.parties[r.hub].key, mapped);
+    r.world.send(r.a, &udp_ports(addr(58), 51820, Ipv4Addr::new(198, 51, 100, 1), 51820, b"sealed"));
+    assert_eq!(r.world.all_drops(r.a), [(DropReason::OwnDatagram, 1)]);
+}
+
+#[test]
 fn own_datagrams_among_others_of_a_batch_do_not_stop_it() {
     let mut r = recipe();
     let others = udp(addr(57), addr(65), b"x");

@@ -310,6 +310,7 @@ impl Engine {
             if let Opened::Packet(len) = opened {
                 link.heard(now, from);
                 link.received(len);
+                link.send_waiting(now, &mut out.net, &self.drops);
                 let packet = room.buffer().get_mut(..len).unwrap_or_default();
                 return match self.relayed(now, table, peer, packet, &mut out.scratch) {
                     Verdict::Relay(to) => room.commit(to, len),
@@ -333,6 +334,7 @@ impl Engine {
             if let Opened::Packet(len) = opened {
                 link.heard(now, from);
                 link.received(len);
+                link.send_waiting(now, &mut out.net, &self.drops);
                 let packet = buffer.get_mut(..len).unwrap_or_default();
                 return match self.delivered(now, table, peer, packet, &mut out.scratch) {
                     Delivery::Host(destination) => {

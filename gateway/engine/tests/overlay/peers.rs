@@ -73,6 +73,30 @@ fn packets_wait_a_second_at_most() {
 }
 
 #[test]
+fn what_waits_at_the_answering_side_leaves_with_the_first_message_of_the_session_whatever_it_is() {
+    let mut world = World::new();
+    let a = world.engine(56, node(56, vec![direct(56, 64)]));
+    let b = world.engine(64, node(64, vec![direct(64, 56)]));
+    world.of(a).set_live(Some(vec![addr(57)]));
+    world.of(b).set_live(Some(vec![addr(65)]));
+    world.send(a, &udp(addr(57), addr(65), b"from a"));
+    world.send(b, &udp(addr(65), addr(57), b"from b"));
+    world.now += Duration::from_millis(100);
+    world.tick();
+    let initiation = world.intercept();
+    world.arrives(b, &initiation[0]);
+    let response = world.intercept();
+    world.arrives(a, &response[0]);
+    let mut confirmation = world.intercept();
+    assert_eq!(confirmation.iter().map(|d| d.bytes.len()).collect::<Vec<_>>(), [32, 32 + 34]);
+    // The keepalive is lost: data is the first that b sees of the session.
+    confirmation.remove(0);
+    world.release(confirmation);
+    assert_eq!(world.inbox(b).len(), 1);
+    assert_eq!(world.inbox(a).len(), 1, "what b had waiting");
+}
+
+#[test]
 fn few_packets_wait_however_many_are_sent() {
     let (mut world, hub, a) = strangers();
     world.cut(a, hub);

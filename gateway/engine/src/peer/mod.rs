@@ -230,7 +230,7 @@ impl LinkGuard<'_> {
     /// Sends what waited for a session.
     pub fn send_waiting(&mut self, now: Instant, net: &mut DatagramBatch, drops: &Drops) {
         while let (true, Some(size), Some(endpoint)) =
-            (self.state.tunnel.has_session(), self.state.tunnel.waiting(), self.state.endpoint)
+            (self.state.tunnel.has_session(), self.state.tunnel.waiting(now), self.state.endpoint)
         {
             let Some(mut room) = net.reserve(size) else { break };
             let Some(len) = self.state.tunnel.seal_waiting(now, room.buffer()) else { break };

@@ -73,6 +73,25 @@ fn packets_wait_a_second_at_most() {
 }
 
 #[test]
+fn a_fresh_packet_is_not_lost_behind_a_stale_one() {
+    let (mut world, hub, a) = strangers();
+    let plain = world.plain(PLAIN, HUB);
+    world.settle();
+    world.of(a).reconfigure(node(56, vec![]), world.now);
+    world.of(a).reconfigure(node(56, vec![to_hub(HUB, &[])]), world.now);
+    world.tick();
+    let handshake = world.intercept();
+    assert!(!world.session(a, hub) && handshake.len() == 1);
+    world.send(a, &udp(addr(57), addr(81), b"small and stale"));
+    world.now += Duration::from_millis(900);
+    world.send(a, &udp(addr(57), addr(81), &[7; 1000]));
+    world.now += Duration::from_millis(200);
+    world.release(handshake);
+    assert_eq!(world.inbox(plain).iter().map(Vec::len).collect::<Vec<_>>(), [1028]);
+    assert_eq!(world.drops(a, DropReason::Stale), 1);
+}
+
+#[test]
 fn what_waits_at_the_answering_side_leaves_with_the_first_message_of_the_session_whatever_it_is() {
     let mut world = World::new();
     let a = world.engine(56, node(56, vec![direct(56, 64)]));

@@ -375,7 +375,7 @@ impl Engine {
         let Some(slot) = table.settings.slot() else { return Delivery::Drop };
         let Some(ip) = self.parse(packet) else { return Delivery::Drop };
         let destination = ip.destination();
-        if !peer.owns(ip.source(), table.settings.overlay, Some(slot.net())) {
+        if !table.owns(peer, ip.source()) {
             self.drops.count(DropReason::ForeignSource);
             return Delivery::Drop;
         }
@@ -433,7 +433,7 @@ impl Engine {
     ) -> Verdict {
         let Some(ip) = self.parse(packet) else { return Verdict::Drop };
         let destination = ip.destination();
-        if !peer.owns(ip.source(), table.settings.overlay, None) {
+        if !table.owns(peer, ip.source()) {
             self.drops.count(DropReason::ForeignSource);
             return Verdict::Drop;
         }

@@ -168,6 +168,25 @@ impl Table {
         }
     }
 
+    /// Whether `peer` may send from `source`: it has the longest prefix around it, alone or with others (WireGuard paper,
+    /// section 2, cryptokey routing). A hub may for everybody in the overlay besides. From the node's own slot nobody may.
+    #[must_use]
+    pub fn owns(&self, peer: &Peer, source: Ipv4Addr) -> bool {
+        let relays = peer.settings.kind == PeerKind::Hub && self.settings.overlay.contains(&source);
+        match self.routes.lookup(source) {
+            None | Some(Target::Own) => false,
+            Some(Target::Hubs) => relays,
+            Some(Target::Peer(index)) => {
+                // The first of several with the same network is in the table; its prefix is the longest of all.
+                index == peer.index
+                    || relays
+                    || peer.longest_prefix(source).is_some_and(|own| {
+                        self.peer(index).and_then(|first| first.longest_prefix(source)) <= Some(own)
+                    })
+            }
+        }
+    }
+
     /// The first hub with a session, else the first.
     fn hub(&self) -> Option<&Peer> {
         let mut hubs = self.hubs.iter().filter_map(|&index| self.peer(index));

@@ -57,6 +57,53 @@ fn a_hub_lets_through_only_what_a_member_owns() {
 }
 
 #[test]
+fn a_member_with_a_wide_network_may_not_send_from_the_slot_of_another() {
+    // As WireGuard does: an address belongs to the peer with the longest network around it.
+    let mut world = World::new();
+    let hub = world.engine(HUB, hub(vec![to_node(56), to_node(64), to_plain(PLAIN, &["172.16.0.0/16"])]));
+    let a = world.engine(56, node(56, vec![to_hub(HUB, &["172.16.0.0/16"])]));
+    world.of(a).set_live(Some(vec![addr(57)]));
+    let plain = world.plain(PLAIN, HUB);
+    world.settle();
+    world.send(plain, &udp(addr(65), addr(57), b"as 64"));
+    assert!(world.inbox(a).is_empty());
+    assert_eq!(world.drops(hub, DropReason::ForeignSource), 1);
+    world.send(plain, &udp(CONTROLLER, addr(57), b"its own"));
+    assert_eq!(packets::source(&world.received(a)), CONTROLLER);
+}
+
+#[test]
+fn nobody_may_send_to_a_node_from_the_slot_of_that_node() {
+    for (kind, networks) in [("hub", "172.16.0.0/16"), ("hub", "0.0.0.0/0"), ("plain", "172.16.0.0/16")] {
+        let mut world = World::new();
+        let peer = if kind == "hub" { to_hub(PLAIN, &[networks]) } else { to_plain(PLAIN, &[networks]) };
+        let a = world.engine(56, node(56, vec![peer]));
+        world.of(a).set_live(Some(vec![addr(57)]));
+        let plain = world.plain(PLAIN, 56);
+        world.settle();
+        world.sends(plain, &[addr(56), addr(57), addr(59)].map(|source| udp(source, addr(57), b"x")));
+        assert!(world.inbox(a).is_empty(), "{kind} {networks}");
+        assert_eq!(world.drops(a, DropReason::ForeignSource), 3);
+        world.send(plain, &udp(CONTROLLER, addr(57), b"its own"));
+        assert_eq!(world.inbox(a).len(), 1);
+    }
+}
+
+#[test]
+fn two_hubs_in_front_of_the_same_network_may_both_bring_its_packets() {
+    let mut world = World::new();
+    let a = world.engine(56, node(56, vec![to_hub(1, &[BEYOND]), to_hub(2, &[BEYOND])]));
+    world.of(a).set_live(Some(vec![addr(57)]));
+    let hubs = [world.plain(1, 56), world.plain(2, 56)];
+    world.settle();
+    for hub in hubs {
+        world.sends(hub, &[udp(CONTROLLER, addr(57), b"x"), udp(addr(65), addr(57), b"x")]);
+        assert_eq!(world.inbox(a).len(), 2);
+    }
+    assert_eq!(world.all_drops(a), []);
+}
+
+#[test]
 fn a_direct_peer_may_send_from_its_slot_and_from_no_other() {
     let mut world = World::new();
     let a = world.engine(56, node(56, vec![direct(56, 64)]));

@@ -115,8 +115,9 @@ impl Engine {
 
     /// Takes new settings. Peers that stay keep their sessions; role, slot and keys are fixed for an engine's life.
     pub fn reconfigure(&self, settings: EngineSettings, now: Instant) {
-        let before = self.table.load();
+        // First the lock: of two reloads at once, the second begins where the first has ended.
         let mut seeds = self.seeds.lock();
+        let before = self.table.load();
         let table = Table::new(settings, &self.identity, Some(&before), now, || seeds.u64(..));
         self.table.store(Arc::new(table));
     }

@@ -15,6 +15,7 @@ mod hostile;
 mod listeners;
 mod packets;
 mod peers;
+mod properties;
 mod reload;
 mod routing;
 mod tap;

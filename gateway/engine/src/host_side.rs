@@ -7,7 +7,6 @@ use crate::packet::ethernet::{self, Frame, MacAddr};
 use crate::packet::ipv4::{self, Ipv4};
 use crate::packet::udp::Udp;
 use crate::settings::{EngineSettings, RoleSettings};
-use crate::table::Table;
 use arc_swap::ArcSwap;
 use overlay_config::Mode;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -102,20 +101,17 @@ impl HostSide {
         header.write(frame);
     }
 
-    /// Whether a packet from the host is one of the tunnel's own datagrams: from its port, to a peer's endpoint. Then the
-    /// host has lost its route to the underlay and fell back on the overlay's default route.
+    /// Where a packet from the host goes that comes from the tunnel's own port. When that is a peer's endpoint, it is one
+    /// of the tunnel's own datagrams: the host has lost its route to the underlay and fell back on the overlay's default
+    /// route.
     #[must_use]
-    pub fn is_own_datagram(&self, packet: &Ipv4<'_>, table: &Table) -> bool {
+    pub fn own_port_destination(&self, packet: &Ipv4<'_>) -> Option<SocketAddr> {
         if packet.protocol() != ipv4::UDP || packet.fragment_offset() != 0 {
-            return false;
+            return None;
         }
-        let Ok(udp) = Udp::parse(packet.payload()) else { return false };
-        if udp.source_port() != self.listen_port.load(Relaxed) {
-            return false;
-        }
-        // Rarely reached: only packets from the tunnel's own port number.
-        let to = SocketAddr::new(IpAddr::V4(packet.destination()), udp.destination_port());
-        table.peers().any(|peer| peer.link.lock().endpoint == Some(to))
+        let udp = Udp::parse(packet.payload()).ok()?;
+        (udp.source_port() == self.listen_port.load(Relaxed))
+            .then(|| SocketAddr::new(IpAddr::V4(packet.destination()), udp.destination_port()))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::route::RouteTable;
 use crate::settings::{EngineSettings, RoleSettings};
 use ipnet::Ipv4Net;
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -126,6 +126,14 @@ impl Table {
         self.peers.iter().flatten()
     }
 
+    /// Whether a peer is at `address` in the underlay. Takes the lock of one peer after another.
+    #[must_use]
+    pub fn is_endpoint(&self, address: SocketAddr) -> bool {
+        // A socket that speaks both versions writes an IPv4 address as ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2).
+        let plain = |endpoint: SocketAddr| (endpoint.ip().to_canonical(), endpoint.port());
+        self.peers().any(|peer| peer.link.lock().endpoint.map(plain) == Some(plain(address)))
+    }
+
     /// All peers, in the order of the settings.
     pub fn in_order(&self) -> impl Iterator<Item = &Peer> {
         self.settings.peers.iter().filter_map(|p| self.by_key(&p.public_key))
@@ -157,6 +165,25 @@ impl Table {
                 }
                 Some(peer) => Destination::Peer(peer),
             },
+        }
+    }
+
+    /// Whether `peer` may send from `source`: it has the longest prefix around it, alone or with others (WireGuard paper,
+    /// section 2, cryptokey routing). A hub may for everybody in the overlay besides. From the node's own slot nobody may.
+    #[must_use]
+    pub fn owns(&self, peer: &Peer, source: Ipv4Addr) -> bool {
+        let relays = peer.settings.kind == PeerKind::Hub && self.settings.overlay.contains(&source);
+        match self.routes.lookup(source) {
+            None | Some(Target::Own) => false,
+            Some(Target::Hubs) => relays,
+            Some(Target::Peer(index)) => {
+                // The first of several with the same network is in the table; its prefix is the longest of all.
+                index == peer.index
+                    || relays
+                    || peer.longest_prefix(source).is_some_and(|own| {
+                        self.peer(index).and_then(|first| first.longest_prefix(source)) <= Some(own)
+                    })
+            }
         }
     }
 

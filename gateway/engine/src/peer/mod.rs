@@ -63,13 +63,10 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Whether this peer may send from `source`. A hub may for everybody in the `overlay` but this node's own `slot`.
+    /// The length of the longest of this peer's prefixes that covers `address`.
     #[must_use]
-    pub fn owns(&self, source: Ipv4Addr, overlay: Ipv4Net, slot: Option<Ipv4Net>) -> bool {
-        let relayed = self.settings.kind == PeerKind::Hub
-            && overlay.contains(&source)
-            && !slot.is_some_and(|slot| slot.contains(&source));
-        relayed || self.settings.networks.iter().any(|net| net.contains(&source))
+    pub fn longest_prefix(&self, address: Ipv4Addr) -> Option<u8> {
+        self.settings.networks.iter().filter(|net| net.contains(&address)).map(Ipv4Net::prefix_len).max()
     }
 }
 
@@ -230,7 +227,7 @@ impl LinkGuard<'_> {
     /// Sends what waited for a session.
     pub fn send_waiting(&mut self, now: Instant, net: &mut DatagramBatch, drops: &Drops) {
         while let (true, Some(size), Some(endpoint)) =
-            (self.state.tunnel.has_session(), self.state.tunnel.waiting(), self.state.endpoint)
+            (self.state.tunnel.has_session(), self.state.tunnel.waiting(now), self.state.endpoint)
         {
             let Some(mut room) = net.reserve(size) else { break };
             let Some(len) = self.state.tunnel.seal_waiting(now, room.buffer()) else { break };

@@ -272,9 +272,9 @@ impl Tunnel {
         self.seal(&packet, dst)
     }
 
-    /// Room that [`Tunnel::seal_waiting`] needs for its next packet; `None` when nothing waits.
-    #[must_use]
-    pub fn waiting(&self) -> Option<usize> {
+    /// Room that [`Tunnel::seal_waiting`] needs for its next packet at the same `now`; `None` when nothing waits.
+    pub fn waiting(&mut self, now: Instant) -> Option<usize> {
+        self.expire_pending(now);
         self.pending.front().map(|(_, packet)| MIN_BUFFER.max(packet.len() + OVERHEAD))
     }
 

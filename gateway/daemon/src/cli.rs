@@ -52,7 +52,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  overlay-gw down")]
     Down,
     /// See it all on this one machine: a hub and three nodes in network namespaces. Changes nothing, leaves nothing
-    #[command(after_help = "Examples:\n  overlay-gw demo\n  overlay-gw demo --keep      then try the commands that it prints\n\nExit codes: 0 every step held, 1 one did not, 4 this machine does not let it run")]
+    #[command(
+        after_help = "Examples:\n  overlay-gw demo\n  overlay-gw demo --keep      then try the commands that it prints\n\nExit codes: 0 every step held, 1 one did not, 4 this machine does not let it run"
+    )]
     Demo(DemoArgs),
 }
 

@@ -263,7 +263,7 @@ fn path(status: &PeerStatus, peers: &[PeerStatus]) -> String {
 }
 
 fn seconds(since: Instant, now: Instant) -> f64 {
-    (now.saturating_duration_since(since).as_secs_f64() * 10.0).round() / 10.0
+    (now.saturating_duration_since(since).as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 /// The table for eyes.

@@ -6,9 +6,10 @@ use ipnet::Ipv4Net;
 use overlay_config::{Config, Endpoint, HubKind, Mode, Refuse, Slot};
 use std::net::SocketAddr;
 
-/// Seconds between keepalives to a hub when the file names none: a hub must reach its nodes at any time, through NAT
-/// mappings that live for 30 s (RFC 4787 section 4.3 asks for two minutes, home routers and clouds give less).
-const HUB_KEEPALIVE: u16 = 20;
+/// Seconds between keepalives of a node and its hub, each way, when the file names none. A hub must reach its nodes at any
+/// time, through NAT mappings that live for 30 s (RFC 4787 section 4.3 asks for two minutes, home routers and clouds give
+/// less), and each must notice within seconds that the other has restarted.
+const HUB_KEEPALIVE: u16 = 5;
 
 /// The tunnel MTU of a hub, which has no device of its own.
 const HUB_MTU: u16 = 1420;
@@ -67,6 +68,7 @@ impl EngineSettings {
             networks: [hub.allowed_ips.clone(), routes_via(&hub.name)].concat(),
             initiates: true,
             warm: true,
+            sends_keepalives: hub.kind == HubKind::OverlayGw,
         });
         let peers = config.peers.iter().map(|peer| {
             let slot = peer.slot.map(|slot| slot.net());
@@ -81,7 +83,9 @@ impl EngineSettings {
                 kind: if slot.is_some() { PeerKind::Node } else { PeerKind::Wireguard },
                 public_key: peer.public_key.0,
                 preshared_key: peer.preshared_key.as_ref().map(|key| *key.as_bytes()),
-                keepalive: peer.persistent_keepalive,
+                keepalive: peer
+                    .persistent_keepalive
+                    .or((node.is_none() && slot.is_some()).then_some(HUB_KEEPALIVE)),
                 endpoint: peer.endpoint.as_ref().and_then(address),
                 slot,
                 networks: [slot.into_iter().collect(), peer.allowed_ips.clone(), routes_via(&peer.name)]
@@ -89,6 +93,7 @@ impl EngineSettings {
                 initiates,
                 // A member whose endpoint is written down is spoken to first; of the others we wait to hear.
                 warm: peer.endpoint.is_some(),
+                sends_keepalives: node.is_none() && slot.is_some(),
             }
         });
         Self {

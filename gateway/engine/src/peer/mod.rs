@@ -49,6 +49,8 @@ pub struct PeerSettings {
     pub initiates: bool,
     /// Keep a session at all times.
     pub warm: bool,
+    /// It sends keepalives of its own: an overlay-gw hub, or a hub's node.
+    pub sends_keepalives: bool,
 }
 
 /// A peer: its settings, and the link that outlives a change of them.
@@ -124,6 +126,7 @@ impl Link {
             index,
             initiates: peer.initiates,
             warm: peer.warm,
+            expects_keepalives: peer.sends_keepalives,
         };
         let tunnel = Tunnel::new(identity, &settings, now, seed);
         Self {

@@ -43,6 +43,10 @@ const SLOW_RETRY: Duration = Duration::from_secs(4);
 /// the responder has for sessions: five at once and then one in 25 s leave the live one in its place until it expires.
 const LIVE_RETRY: Duration = Duration::from_secs(25);
 
+/// A session from which nothing came for this long, and whose handshakes go unanswered, is lost: the peer has restarted
+/// or cannot be reached (the paper's Keepalive-Timeout + Rekey-Timeout, section 6.1).
+const SILENCE: Duration = Duration::from_secs(15);
+
 /// Packets that wait for a session: a few, and not for long, for stale data helps nobody.
 const PENDING_PACKETS: usize = 8;
 const PENDING_FOR: Duration = Duration::from_secs(1);
@@ -155,6 +159,8 @@ pub struct TunnelSettings {
     pub initiates: bool,
     /// Keep a session at all times, also with nothing to send.
     pub warm: bool,
+    /// The peer sends keepalives of its own, so that its silence means something.
+    pub expects_keepalives: bool,
 }
 
 /// What came of a datagram.
@@ -175,7 +181,11 @@ pub struct Tunnel {
     tunn: Tunn,
     initiates: bool,
     warm: bool,
+    expects_keepalives: bool,
     session: bool,
+    /// The session is there, but the peer seems not to be.
+    lost: bool,
+    last_heard: Option<Instant>,
     /// When the current session began.
     established: Option<Instant>,
     attempts: u32,
@@ -211,7 +221,10 @@ impl Tunnel {
             tunn,
             initiates: settings.initiates,
             warm: settings.warm,
+            expects_keepalives: settings.expects_keepalives,
             session: false,
+            lost: false,
+            last_heard: None,
             established: None,
             attempts: 0,
             next_attempt: (!settings.initiates).then_some(now + QUICK_RETRY * QUICK_RETRIES),
@@ -225,13 +238,13 @@ impl Tunnel {
     /// Whether packets can be sealed now.
     #[must_use]
     pub fn has_session(&self) -> bool {
-        self.session
+        self.session && !self.lost
     }
 
     /// When the current session began.
     #[must_use]
     pub fn established(&self) -> Option<Instant> {
-        self.established
+        self.established.filter(|_| self.has_session())
     }
 
     /// Whether to keep a session at all times.
@@ -242,7 +255,7 @@ impl Tunnel {
     /// Seals `packet` into `dst` (at least [`MIN_BUFFER`], and [`OVERHEAD`] more than the packet) and returns the
     /// datagram's length; `None` without a session.
     pub fn seal(&mut self, packet: &[u8], dst: &mut [u8]) -> Option<usize> {
-        if !self.session || dst.len() < MIN_BUFFER.max(packet.len() + OVERHEAD) {
+        if !self.has_session() || dst.len() < MIN_BUFFER.max(packet.len() + OVERHEAD) {
             return None;
         }
         match self.tunn.encapsulate(packet, dst) {
@@ -264,7 +277,7 @@ impl Tunnel {
 
     /// Seals the oldest packet that waits, as [`Tunnel::seal`].
     pub fn seal_waiting(&mut self, now: Instant, dst: &mut [u8]) -> Option<usize> {
-        if !self.session {
+        if !self.has_session() {
             return None;
         }
         self.expire_pending(now);
@@ -298,8 +311,15 @@ impl Tunnel {
             TunnResult::Done => Opened::Nothing,
             TunnResult::Err(_) => Opened::Rejected,
         };
-        if opened != Opened::Rejected && (handshake || !self.session) {
-            self.refresh(now);
+        if opened != Opened::Rejected {
+            // A cookie reply (type 3) is only as good as its receiver index: anybody on the path can make one.
+            if datagram.first() != Some(&3) {
+                self.last_heard = Some(now);
+                self.lost = false;
+            }
+            if handshake || !self.session {
+                self.refresh(now);
+            }
         }
         opened
     }
@@ -336,7 +356,7 @@ impl Tunnel {
 
     /// Tries again at once: the peer's endpoint has just become known, or has changed.
     pub fn retry_now(&mut self) {
-        if !self.session {
+        if !self.has_session() {
             self.attempts = 0;
             self.next_attempt = None;
         }
@@ -347,9 +367,10 @@ impl Tunnel {
             return false;
         }
         let age = self.established.map(|at| now.saturating_duration_since(at));
-        match age.filter(|_| self.session) {
+        match age.filter(|_| self.has_session()) {
             Some(age) => {
-                self.warm && age >= if self.initiates { REKEY_AFTER } else { REKEY_AFTER + REKEY_GRACE }
+                let rekey = if self.initiates { REKEY_AFTER } else { REKEY_AFTER + REKEY_GRACE };
+                self.warm && (age >= rekey || (self.expects_keepalives && self.is_silent(now)))
             }
             None => self.warm || self.wanted.is_some(),
         }
@@ -357,9 +378,12 @@ impl Tunnel {
 
     fn attempted(&mut self, now: Instant) {
         self.attempts = self.attempts.saturating_add(1);
+        if self.attempts > QUICK_RETRIES && self.is_silent(now) {
+            self.lost = true;
+        }
         let pause = if self.attempts <= QUICK_RETRIES {
             QUICK_RETRY
-        } else if self.session {
+        } else if self.has_session() {
             LIVE_RETRY
         } else {
             SLOW_RETRY.min(Duration::from_secs(1 << (self.attempts - QUICK_RETRIES - 1).min(8)))
@@ -374,6 +398,10 @@ impl Tunnel {
         }
     }
 
+    fn is_silent(&self, now: Instant) -> bool {
+        self.last_heard.is_none_or(|at| now.saturating_duration_since(at) >= SILENCE)
+    }
+
     /// Learns from boringtun whether there is a session, and since when.
     fn refresh(&mut self, now: Instant) {
         let age = self.tunn.time_since_last_handshake();
@@ -384,6 +412,7 @@ impl Tunnel {
         };
         self.session = established.is_some();
         if renewed {
+            self.lost = false;
             self.attempts = 0;
             self.wanted = None;
             self.next_attempt = None;

@@ -15,6 +15,7 @@ fn initiation(number: u8) -> Vec<u8> {
         index: 1,
         initiates: true,
         warm: true,
+        expects_keepalives: false,
     };
     let now = Instant::now();
     let mut tunnel = Tunnel::new(&Identity::new(private(number)), &settings, now, 1);

@@ -74,6 +74,7 @@ impl World {
             index: u32::from(number),
             initiates: true,
             warm: true,
+            expects_keepalives: false,
         };
         let tunnel = Tunnel::new(&Identity::new(private(number)), &settings, self.now, u64::from(number));
         self.party(number, Kind::Plain(Box::new(tunnel), at(peer)))
@@ -320,6 +321,7 @@ fn peer(number: u8, kind: PeerKind, networks: Vec<Ipv4Net>) -> PeerSettings {
         networks,
         initiates: false,
         warm: false,
+        sends_keepalives: false,
     }
 }
 
@@ -330,6 +332,7 @@ pub fn to_hub(number: u8, networks: &[&str]) -> PeerSettings {
         endpoint: Some(at(number)),
         initiates: true,
         warm: true,
+        sends_keepalives: false,
         ..peer(number, PeerKind::Hub, networks)
     }
 }

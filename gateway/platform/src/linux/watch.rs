@@ -46,6 +46,8 @@ pub struct DeviceWatch {
     handle: Handle,
     events: Events,
     last: Option<DeviceState>,
+    /// Something may have changed since the last answer. Outlives a call that is cancelled in the middle.
+    due: bool,
 }
 
 type Events = Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send + Unpin>;
@@ -68,6 +70,7 @@ impl DeviceWatch {
             handle: rtnl::connect().map_err(no_socket)?,
             events: subscribe()?,
             last: None,
+            due: true,
         })
     }
 
@@ -78,10 +81,9 @@ impl DeviceWatch {
     /// When the kernel cannot be asked any more.
     pub async fn next(&mut self) -> Result<DeviceState, HostError> {
         loop {
-            if self.last.is_some() {
-                self.burst().await?;
-            }
+            self.burst().await?;
             let state = self.query().await?;
+            self.due = false;
             if self.last.as_ref() != Some(&state) {
                 self.last = Some(state.clone());
                 return Ok(state);
@@ -89,9 +91,12 @@ impl DeviceWatch {
         }
     }
 
-    /// Waits for a message, and until the burst that it begins is over.
+    /// Waits for a message, and until the burst that it begins is over. At once when something is due already.
     async fn burst(&mut self) -> Result<(), HostError> {
-        let mut end = None;
+        if self.last.is_none() {
+            return Ok(());
+        }
+        let mut end = self.due.then(|| Instant::now() + LONGEST_BURST);
         loop {
             let event = match end {
                 None => self.events.next().await,
@@ -102,8 +107,12 @@ impl DeviceWatch {
             };
             match event {
                 Some((message, _)) if !tells(&message) => {}
-                Some(_) => _ = end.get_or_insert_with(|| Instant::now() + LONGEST_BURST),
+                Some(_) => {
+                    self.due = true;
+                    end.get_or_insert_with(|| Instant::now() + LONGEST_BURST);
+                }
                 None => {
+                    self.due = true;
                     // The socket failed: what was missed is seen by asking.
                     self.events = subscribe()?;
                     return Ok(());

@@ -115,7 +115,7 @@ impl HostSide {
         }
         // Rarely reached: only packets from the tunnel's own port number.
         let to = SocketAddr::new(IpAddr::V4(packet.destination()), udp.destination_port());
-        table.peers().any(|peer| peer.link.lock().endpoint == Some(to))
+        table.peers().any(|peer| peer.link.last_endpoint() == Some(to))
     }
 }
 

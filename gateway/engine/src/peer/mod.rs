@@ -77,6 +77,8 @@ impl Peer {
 #[derive(Debug)]
 pub struct Link {
     state: Mutex<LinkState>,
+    /// The endpoint as the last holder of the lock left it: for a look at it while the link itself may be held.
+    last_endpoint: Mutex<Option<SocketAddr>>,
     session: AtomicBool,
     rx_packets: AtomicU64,
     rx_bytes: AtomicU64,
@@ -131,6 +133,7 @@ impl Link {
         let tunnel = Tunnel::new(identity, &settings, now, seed);
         Self {
             state: Mutex::new(LinkState { tunnel, endpoint: peer.endpoint, last_received: None }),
+            last_endpoint: Mutex::new(peer.endpoint),
             session: AtomicBool::new(false),
             rx_packets: AtomicU64::new(0),
             rx_bytes: AtomicU64::new(0),
@@ -141,7 +144,15 @@ impl Link {
 
     /// Locks the link for a run of packets.
     pub fn lock(&self) -> LinkGuard<'_> {
-        LinkGuard { state: self.state.lock(), link: self, sent: (0, 0), received: (0, 0) }
+        let state = self.state.lock();
+        LinkGuard { endpoint: state.endpoint, state, link: self, sent: (0, 0), received: (0, 0) }
+    }
+
+    /// Where the peer was when somebody last let go of the lock; taken without it, so that a thread that holds the lock of
+    /// this or another link may ask.
+    #[must_use]
+    pub fn last_endpoint(&self) -> Option<SocketAddr> {
+        *self.last_endpoint.lock()
     }
 
     /// Whether there was a session when somebody last looked; for choosing a path without the lock.
@@ -172,6 +183,8 @@ impl Link {
 pub struct LinkGuard<'a> {
     state: MutexGuard<'a, LinkState>,
     link: &'a Link,
+    /// The endpoint when the lock was taken.
+    endpoint: Option<SocketAddr>,
     sent: (u64, u64),
     received: (u64, u64),
 }
@@ -192,6 +205,9 @@ impl std::ops::DerefMut for LinkGuard<'_> {
 impl Drop for LinkGuard<'_> {
     fn drop(&mut self) {
         self.link.session.store(self.state.tunnel.has_session(), Relaxed);
+        if self.state.endpoint != self.endpoint {
+            *self.link.last_endpoint.lock() = self.state.endpoint;
+        }
         let counters = [
             (&self.link.tx_packets, self.sent.0),
             (&self.link.tx_bytes, self.sent.1),

@@ -46,6 +46,8 @@ pub struct DeviceWatch {
     handle: Handle,
     events: Events,
     last: Option<DeviceState>,
+    /// A message has come since the device was last asked. Kept here, for when `next` is dropped in between.
+    stale: bool,
 }
 
 type Events = Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send + Unpin>;
@@ -68,6 +70,7 @@ impl DeviceWatch {
             handle: rtnl::connect().map_err(no_socket)?,
             events: subscribe()?,
             last: None,
+            stale: true,
         })
     }
 
@@ -78,10 +81,11 @@ impl DeviceWatch {
     /// When the kernel cannot be asked any more.
     pub async fn next(&mut self) -> Result<DeviceState, HostError> {
         loop {
-            if self.last.is_some() {
+            if !self.stale {
                 self.burst().await?;
             }
             let state = self.query().await?;
+            self.stale = false;
             if self.last.as_ref() != Some(&state) {
                 self.last = Some(state.clone());
                 return Ok(state);
@@ -102,9 +106,13 @@ impl DeviceWatch {
             };
             match event {
                 Some((message, _)) if !tells(&message) => {}
-                Some(_) => _ = end.get_or_insert_with(|| Instant::now() + LONGEST_BURST),
+                Some(_) => {
+                    self.stale = true;
+                    end.get_or_insert_with(|| Instant::now() + LONGEST_BURST);
+                }
                 None => {
                     // The socket failed: what was missed is seen by asking.
+                    self.stale = true;
                     self.events = subscribe()?;
                     return Ok(());
                 }

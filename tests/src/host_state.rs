@@ -53,7 +53,11 @@ impl HostState {
         for key in self.0.keys().chain(now.0.keys()) {
             match (self.0.get(key), now.0.get(key)) {
                 (Some(before), Some(after)) if before != after => {
-                    let text = format!("{key}\n--- before:\n{}\n--- after:\n{}\n", before.trim_end(), after.trim_end());
+                    let text = format!(
+                        "{key}\n--- before:\n{}\n--- after:\n{}\n",
+                        before.trim_end(),
+                        after.trim_end()
+                    );
                     if !differences.contains(&text) {
                         differences.push_str(&text);
                     }

@@ -89,12 +89,10 @@ fn either_side_may_begin(world: &World) {
     assert_eq!(gw.status().endpoint("plain").as_deref(), Some("10.99.0.80:51820"));
     pair.node.reaches("172.16.8.81");
     // And after both have moved, one after the other.
-    pair.plain.node.ok("ip addr add 10.99.0.180/24 dev eth0");
-    pair.plain.node.ok("ip addr del 10.99.0.80/24 dev eth0");
+    pair.plain.node.roam(180);
     pair.plain.node.reaches("172.16.8.57");
     until("the node follows", || gw.status().endpoint("plain").as_deref() == Some("10.99.0.180:51820"));
-    pair.node.ok("ip addr add 10.99.0.156/24 dev eth0");
-    pair.node.ok("ip addr del 10.99.0.56/24 dev eth0");
+    pair.node.roam(156);
     pair.node.reaches("172.16.8.81");
     until("its peer follows", || pair.plain.endpoint(&pair.keys.public) == "10.99.0.156:51820");
     gw.stop();

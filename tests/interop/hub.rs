@@ -68,8 +68,8 @@ fn nodes_reach_each_other_through_it(world: &World) {
     assert!(wg.latest_handshake(&one.keys.public) > 0);
     let mut serving = two.node.spawn("iperf3", "iperf3 -s --forceflush");
     serving.wait_stdout(Duration::from_secs(30), |line| line.contains("listening"));
-    let done = one.node.run_in(Duration::from_secs(100), "iperf3 -J -n 8M -c 172.16.8.65").exits(0).json();
-    assert!(done["end"]["sum_received"]["bytes"].as_u64().unwrap() >= 8 << 20, "{done:#}");
+    let done = one.node.run_in(Duration::from_secs(100), "iperf3 -J -t 2 -c 172.16.8.65").exits(0).json();
+    assert!(done["end"]["sum_received"]["bytes"].as_u64().unwrap() > 1 << 20, "{done:#}");
 }
 
 fn preshared_key_and_keepalive(world: &World) {
@@ -101,8 +101,7 @@ fn hub_that_moves_is_followed(world: &World) {
     start(&mut overlay);
     let node = overlay.node(56);
     node.node.reaches("172.16.8.254");
-    wg.node.ok("ip addr add 10.99.0.101/24 dev eth0");
-    wg.node.ok("ip addr del 10.99.0.1/24 dev eth0");
+    wg.node.roam(101);
     // It speaks first from its new address; the node answers to where it was spoken to from.
     until("the hub reaches the node from its new address", || wg.node.pings("172.16.8.57"));
     until("the node knows", || node.gw().status().endpoint(HUB) == Some(format!("10.99.0.101:{PORT}")));
@@ -118,8 +117,7 @@ fn nodes_that_roam_keep_their_flows(world: &World) {
     let to = SocketAddrV4::new(Ipv4Addr::new(172, 16, 8, 65), 3343);
     let flow = Flow::start(&roams.node, None, &stays.node, to, 500);
     flow.wait_more(300);
-    roams.node.ok("ip addr add 10.99.0.156/24 dev eth0");
-    roams.node.ok("ip addr del 10.99.0.56/24 dev eth0");
+    roams.node.roam(156);
     flow.wait_more(500);
     assert!(
         wg.endpoint(&roams.keys.public).starts_with("10.99.0.156:"),

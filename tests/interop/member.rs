@@ -66,9 +66,9 @@ fn member_and_nodes_reach_each_other(world: &World) {
     assert_eq!(peer["kind"], "wireguard", "{peer:#}");
     let mut serving = plain.node.spawn("iperf3", "iperf3 -s --forceflush");
     serving.wait_stdout(Duration::from_secs(30), |line| line.contains("listening"));
-    let fetch = "iperf3 -J -n 8M -c 172.16.8.81";
+    let fetch = "iperf3 -J -t 2 -c 172.16.8.81";
     let done = overlay.node(56).node.run_in(Duration::from_secs(100), fetch).exits(0).json();
-    assert!(done["end"]["sum_received"]["bytes"].as_u64().unwrap() >= 8 << 20, "{done:#}");
+    assert!(done["end"]["sum_received"]["bytes"].as_u64().unwrap() > 1 << 20, "{done:#}");
 }
 
 fn hub_opens_the_session_when_it_knows_the_endpoint(world: &World) {
@@ -108,8 +108,7 @@ fn member_that_roams_is_followed(world: &World) {
     plain.peer(&hub_peer(&overlay));
     overlay.start();
     plain.node.reaches("172.16.8.57");
-    plain.node.ok("ip addr add 10.99.0.180/24 dev eth0");
-    plain.node.ok("ip addr del 10.99.0.80/24 dev eth0");
+    plain.node.roam(180);
     plain.node.reaches("172.16.8.57");
     overlay.node(56).node.reaches("172.16.8.81");
     until("the hub says so", || {

@@ -46,9 +46,12 @@ fn demo_is_ended_by_ctrl_c_at_any_moment(world: &World) {
         let mut demo = Gateway::spawn(&node, "demo");
         until("it has said something", || {
             let process = demo.process();
-            process.stdout().len() + process.stderr().len() >= lines || !process.runs()
+            let said = process.stdout().len() + process.stderr().len();
+            assert!(said >= lines || process.runs(), "{}", process.said());
+            said >= lines
         });
-        demo.end_by(Signal::SIGINT);
+        let ended = demo.end_by(Signal::SIGINT);
+        assert!(matches!(ended.code, Some(0 | 1)), "it ends in order: {:?} {}", ended.code, ended.stderr);
         until("no process is left", || processes(&node) == 0);
         before.unchanged(&node);
     }

@@ -233,6 +233,22 @@ impl Node {
             .collect()
     }
 
+    /// Moves to another underlay address of the near network, as a machine does that changes its access point: for a moment it has
+    /// none, and no route either.
+    #[track_caller]
+    pub fn roam(&self, host: u8) {
+        self.ok(&format!("ip addr del {}/24 dev eth0", self.near_address()));
+        self.ok(&format!("ip addr add 10.99.0.{host}/24 dev eth0"));
+        self.ok("ip route add default via 10.99.0.254 dev eth0 metric 100");
+    }
+
+    #[track_caller]
+    fn near_address(&self) -> String {
+        let shown = self.addresses("eth0");
+        let address = shown.first().expect("an underlay address");
+        address.split('/').next().unwrap_or_default().to_owned()
+    }
+
     /// Whether it has an interface of that name.
     #[must_use]
     pub fn has_link(&self, device: &str) -> bool {

@@ -46,8 +46,8 @@ pub struct DeviceWatch {
     handle: Handle,
     events: Events,
     last: Option<DeviceState>,
-    /// Something may have changed since the last answer. Outlives a call that is cancelled in the middle.
-    due: bool,
+    /// A message has come since the device was last asked. Kept here, for when `next` is dropped in between.
+    stale: bool,
 }
 
 type Events = Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send + Unpin>;
@@ -70,7 +70,7 @@ impl DeviceWatch {
             handle: rtnl::connect().map_err(no_socket)?,
             events: subscribe()?,
             last: None,
-            due: true,
+            stale: true,
         })
     }
 
@@ -81,9 +81,11 @@ impl DeviceWatch {
     /// When the kernel cannot be asked any more.
     pub async fn next(&mut self) -> Result<DeviceState, HostError> {
         loop {
-            self.burst().await?;
+            if !self.stale {
+                self.burst().await?;
+            }
             let state = self.query().await?;
-            self.due = false;
+            self.stale = false;
             if self.last.as_ref() != Some(&state) {
                 self.last = Some(state.clone());
                 return Ok(state);
@@ -91,12 +93,9 @@ impl DeviceWatch {
         }
     }
 
-    /// Waits for a message, and until the burst that it begins is over. At once when something is due already.
+    /// Waits for a message, and until the burst that it begins is over.
     async fn burst(&mut self) -> Result<(), HostError> {
-        if self.last.is_none() {
-            return Ok(());
-        }
-        let mut end = self.due.then(|| Instant::now() + LONGEST_BURST);
+        let mut end = None;
         loop {
             let event = match end {
                 None => self.events.next().await,
@@ -108,12 +107,12 @@ impl DeviceWatch {
             match event {
                 Some((message, _)) if !tells(&message) => {}
                 Some(_) => {
-                    self.due = true;
+                    self.stale = true;
                     end.get_or_insert_with(|| Instant::now() + LONGEST_BURST);
                 }
                 None => {
-                    self.due = true;
                     // The socket failed: what was missed is seen by asking.
+                    self.stale = true;
                     self.events = subscribe()?;
                     return Ok(());
                 }

@@ -55,7 +55,7 @@ pub fn play<W: Write>(world: &World, show: &mut Show<W>) -> Result<Service, Brok
     }
     let stream = format!("TCP {} > hub > {} {}", one.name(), three.name(), three.slot.address());
     show.step(&stream, |progress| tcp(world, one, three, progress))?;
-    show.step(&format!("connect {name} > {NOWHERE}, outside all routes"), |_| nowhere(one))?;
+    show.step(&format!("connect {name} > {NOWHERE}"), |_| nowhere(one))?;
     listener(one, two, show)
 }
 
@@ -142,7 +142,9 @@ fn nowhere(from: &Node) -> Result<Measured, Broken> {
     let attempt = probe::connect(from.namespace(), SocketAddr::from((NOWHERE, 443)), SOON)?;
     let told = matches!(&attempt.outcome, Err(error)
         if matches!(error.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable));
-    at_once(told, "unreachable", &attempt)
+    let mut measured = at_once(told, "unreachable", &attempt)?;
+    measured.text.push_str(": no route covers it");
+    Ok(measured)
 }
 
 /// A listener of `one`, seen from `two`: refused, added, reached, removed, refused. The service behind it runs all along.

@@ -62,12 +62,11 @@ impl Answers {
 
 impl std::fmt::Display for Answers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (back, sent) = (self.round_trips.len(), self.sent);
-        write!(f, "{back} of {sent} answered")?;
-        if back == 0 {
+        write!(f, "{} of {}, {} lost", self.round_trips.len(), self.sent, self.lost())?;
+        if self.round_trips.is_empty() {
             return Ok(());
         }
-        write!(f, ", {:.2} ms (longest {:.2})", milliseconds(self.median()), milliseconds(self.longest()))
+        write!(f, ", round trip {:.2} ms", milliseconds(self.median()))
     }
 }
 
@@ -213,7 +212,7 @@ pub fn udp_flow(
     socket.set_read_timeout(Some(GRAIN))?;
     let all_sent = AtomicBool::new(false);
     thread::scope(|scope| {
-        let receiver = scope.spawn(|| arrivals(&socket, count, size, &all_sent));
+        let receiver = scope.spawn(|| arrivals(&socket, (count, size), &all_sent, interrupt));
         let sender = || -> Result<Vec<Instant>, Broken> {
             let mut datagram = vec![0x42; size];
             let (start, mut sent) = (Instant::now(), Vec::with_capacity(count));
@@ -248,14 +247,14 @@ pub fn udp_flow(
 /// When each of `count` numbered datagrams came; a second copy does not count.
 fn arrivals(
     socket: &UdpSocket,
-    count: usize,
-    size: usize,
+    (count, size): (usize, usize),
     all_sent: &AtomicBool,
+    interrupt: &Interrupt,
 ) -> io::Result<Vec<Option<Instant>>> {
     let mut arrived = vec![None; count];
     let mut datagram = vec![0; size + 1];
     let mut last_seen = Instant::now();
-    while arrived.contains(&None) {
+    while arrived.contains(&None) && interrupt.check().is_ok() {
         if let Some(len) = patiently(socket.recv(&mut datagram))? {
             last_seen = Instant::now();
             let number = datagram.first_chunk().map(|number| u64::from_be_bytes(*number));
@@ -422,9 +421,9 @@ mod tests {
         let trips = [3, 1, 20].map(Duration::from_millis);
         let answers = Answers { sent: 4, round_trips: trips.to_vec() };
         assert_eq!((answers.lost(), answers.median(), answers.longest()), (1, trips[0], trips[2]));
-        assert_eq!(answers.to_string(), "3 of 4 answered, 3.00 ms (longest 20.00)");
+        assert_eq!(answers.to_string(), "3 of 4, 1 lost, round trip 3.00 ms");
         assert_eq!(answers.values()[1], ("lost", json!(1)));
-        assert_eq!(Answers { sent: 5, round_trips: vec![] }.to_string(), "0 of 5 answered");
+        assert_eq!(Answers { sent: 5, round_trips: vec![] }.to_string(), "0 of 5, 5 lost");
     }
 
     #[test]

@@ -44,20 +44,18 @@ const NOWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 99);
 pub fn play<W: Write>(world: &World, show: &mut Show<W>) -> Result<Service, Broken> {
     let [one, two, three] = world.nodes() else { return Err(Broken::failed("the demo has three nodes")) };
     show.step("every node has a session with the hub", |progress| sessions(world, progress))?;
-    show.step(&format!("{} pings its own gateway {}", one.name(), one.slot.gateway()), |_| {
-        ping(world, one, one)
-    })?;
-    for other in [two, three] {
-        let name = format!("{} pings the gateway of {} {}", one.name(), other.name(), other.slot.gateway());
-        show.step(&name, |_| ping(world, one, other))?;
+    let (name, gateway) = (one.name(), one.slot.gateway());
+    show.step(&format!("ping {name} > its gateway {gateway}"), |_| ping(world, one, gateway))?;
+    for gateway in [two, three].map(|other| other.slot.gateway()) {
+        show.step(&format!("ping {name} > hub > gateway {gateway}"), |_| ping(world, one, gateway))?;
     }
     for (from, to) in [(one, two), (two, three), (three, one)] {
         let name = format!("UDP {} > hub > {} {}", from.name(), to.name(), to.slot.address());
         show.step(&name, |progress| udp(world, from, to, progress))?;
     }
-    let name = format!("TCP {} > hub > {} {}", one.name(), three.name(), three.slot.address());
-    show.step(&name, |progress| tcp(world, one, three, progress))?;
-    show.step(&format!("{} connects to {NOWHERE}, which no route covers", one.name()), |_| nowhere(one))?;
+    let stream = format!("TCP {} > hub > {} {}", one.name(), three.name(), three.slot.address());
+    show.step(&stream, |progress| tcp(world, one, three, progress))?;
+    show.step(&format!("connect {name} > {NOWHERE}"), |_| nowhere(one))?;
     listener(one, two, show)
 }
 
@@ -83,8 +81,8 @@ fn sessions<W: Write>(world: &World, progress: &Progress<'_, W>) -> Result<Measu
     }
 }
 
-fn ping(world: &World, from: &Node, to: &Node) -> Result<Measured, Broken> {
-    let answers = probe::ping(from.namespace(), to.slot.gateway(), PINGS, world.interrupt())?;
+fn ping(world: &World, from: &Node, to: Ipv4Addr) -> Result<Measured, Broken> {
+    let answers = probe::ping(from.namespace(), to, PINGS, world.interrupt())?;
     match answers.lost() {
         0 => Ok(measured(&answers)),
         _ => Err(Broken::failed(answers.to_string())),
@@ -113,9 +111,7 @@ fn udp<W: Write>(
             from.name()
         )));
     }
-    let mut measured = measured(&answers).with("hub_packets", carried);
-    measured.text.push_str(&format!(", {} lost", answers.lost()));
-    Ok(measured)
+    Ok(measured(&answers).with("hub_packets", carried))
 }
 
 /// How many packets the hub has had from `node`: what shows that traffic went through it.
@@ -146,7 +142,9 @@ fn nowhere(from: &Node) -> Result<Measured, Broken> {
     let attempt = probe::connect(from.namespace(), SocketAddr::from((NOWHERE, 443)), SOON)?;
     let told = matches!(&attempt.outcome, Err(error)
         if matches!(error.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable));
-    at_once(told, "unreachable", &attempt)
+    let mut measured = at_once(told, "unreachable", &attempt)?;
+    measured.text.push_str(": no route covers it");
+    Ok(measured)
 }
 
 /// A listener of `one`, seen from `two`: refused, added, reached, removed, refused. The service behind it runs all along.
@@ -154,23 +152,26 @@ fn listener<W: Write>(one: &Node, two: &Node, show: &mut Show<W>) -> Result<Serv
     let address = one.slot.listeners().next().ok_or_else(|| Broken::failed("the slot has no listener"))?;
     let at = SocketAddr::from((address, SERVICE_PORT));
     let service = Service::greeter(one.namespace(), SERVICE_PORT, one.name())?;
-    show.step(&format!("{} connects to {at}: not online", two.name()), |_| {
+    let connect = format!("connect {} > hub > {at}", two.name());
+    show.step(&connect, |_| {
         let attempt = probe::connect(two.namespace(), at, SOON)?;
         at_once(attempt.is_refused(), "refused", &attempt)
     })?;
     show.step(&format!("overlay-gw listener add {address}"), |_| {
         let request = Request::ListenerAdd { address: address.to_string() };
-        let (took, mut attempt) = change(one, two, at, request, |attempt| attempt.outcome.is_ok())?;
-        let greeting = attempt.greeting().unwrap_or_default();
-        if greeting != probe::greeting(one.name(), at) {
-            return Err(Broken::failed(format!("{} answered {greeting:?}", at)));
-        }
+        let (took, _) = change(one, two, at, request, |attempt| attempt.outcome.is_ok())?;
         Ok(Measured::new(format!("reached from {} within {:.1} ms", two.name(), milliseconds(took)))
             .with("effective_ms", milliseconds(took)))
     })?;
-    show.step(&format!("{} connects to {at}: \"{} at {address}\"", two.name(), one.name()), |_| {
-        let attempt = probe::connect(two.namespace(), at, SOON)?;
-        at_once(attempt.outcome.is_ok(), "connected", &attempt)
+    show.step(&connect, |_| {
+        let mut attempt = probe::connect(two.namespace(), at, SOON)?;
+        let mut measured = at_once(attempt.outcome.is_ok(), "connected", &attempt)?;
+        let greeting = attempt.greeting().unwrap_or_default();
+        if greeting != probe::greeting(one.name(), at) {
+            return Err(Broken::failed(format!("connected, and heard {greeting:?}")));
+        }
+        measured.text.push_str(&format!(", \"{}\"", greeting.trim()));
+        Ok(measured)
     })?;
     show.step(&format!("overlay-gw listener remove {address}"), |_| {
         let request = Request::ListenerRemove { address: address.to_string() };
@@ -207,7 +208,7 @@ fn change(
 fn at_once(held: bool, what: &str, attempt: &probe::Attempt) -> Result<Measured, Broken> {
     let took = milliseconds(attempt.took);
     match (held, attempt.took <= AT_ONCE) {
-        (true, true) => Ok(Measured::new(format!("{what} after {took:.1} ms")).with("after_ms", took)),
+        (true, true) => Ok(Measured::new(format!("{what} within {took:.1} ms")).with("after_ms", took)),
         (true, false) => Err(Broken::failed(format!("{what} only after {took:.1} ms"))),
         (false, _) => Err(Broken::failed(format!("not {what} but: {}, after {took:.1} ms", attempt.words()))),
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const VERSION: u32 = 1;
 
 /// Columns that a step's name gets.
-const NAME: usize = 50;
+const NAME: usize = 44;
 
 /// Back to the first column, and the line cleared (ECMA-48 EL).
 const AFRESH: &str = "\r\x1b[2K";
@@ -135,14 +135,13 @@ pub struct Show<W> {
     out: W,
     steps: Vec<Step>,
     commands: Vec<String>,
-    since: Instant,
     told: bool,
 }
 
 impl<W: Write> Show<W> {
     /// Nothing is seen yet.
     pub fn new(look: Look, out: W) -> Self {
-        Self { look, out, steps: Vec::new(), commands: Vec::new(), since: Instant::now(), told: false }
+        Self { look, out, steps: Vec::new(), commands: Vec::new(), told: false }
     }
 
     /// Text for eyes. A reader that has gone is no reason to stop.
@@ -167,14 +166,14 @@ impl<W: Write> Show<W> {
         progress.say("");
         let outcome = work(&progress);
         let seconds = start.elapsed().as_secs_f64();
-        let (ok, measured) = match &outcome {
-            Ok(measured) => (true, (measured.text.clone(), measured.values.clone())),
-            Err(Broken::Failed(why)) => (false, (why.clone(), Map::new())),
-            Err(Broken::Interrupted) => (false, ("interrupted".to_owned(), Map::new())),
+        let (text, measured) = match &outcome {
+            Ok(measured) => (measured.text.clone(), measured.values.clone()),
+            Err(Broken::Failed(why)) => (why.clone(), Map::new()),
+            Err(Broken::Interrupted) => ("interrupted".to_owned(), Map::new()),
         };
-        let (text, measured) = measured;
-        let shown = ended(self.look, ok, name, &text);
+        let shown = ended(self.look, &outcome, name, &text);
         self.say(&shown);
+        let ok = outcome.is_ok();
         self.steps.push(Step { name: name.to_owned(), ok, text, seconds, measured });
         outcome.map(|_| ())
     }
@@ -187,7 +186,8 @@ impl<W: Write> Show<W> {
 
     /// The last line: all held, or why it ended.
     pub fn close(&mut self, why: Option<&str>) {
-        let seconds = self.since.elapsed().as_secs_f64();
+        // Of the steps: with --keep most of the time is somebody else's.
+        let seconds = self.seconds();
         let text = match why {
             None => format!(
                 "\nEvery step held: {} steps in {seconds:.1} s. Nothing is left behind.\n",
@@ -199,6 +199,10 @@ impl<W: Write> Show<W> {
         self.document(why);
     }
 
+    fn seconds(&self) -> f64 {
+        self.steps.iter().map(|step| step.seconds).sum()
+    }
+
     /// Told once: at the invitation or at the end.
     fn document(&mut self, error: Option<&str>) {
         if self.look != Look::Json || std::mem::replace(&mut self.told, true) {
@@ -208,7 +212,7 @@ impl<W: Write> Show<W> {
             "version": VERSION,
             "ok": error.is_none(),
             "error": error,
-            "seconds": self.since.elapsed().as_secs_f64(),
+            "seconds": self.seconds(),
             "steps": self.steps,
             "commands": self.commands,
         });
@@ -218,19 +222,19 @@ impl<W: Write> Show<W> {
 }
 
 /// A step that has ended, as a line.
-fn ended(look: Look, ok: bool, name: &str, text: &str) -> String {
-    match (look, ok) {
-        (Look::Terminal { color: true }, true) => {
-            format!("{AFRESH}{}\n", line("\x1b[32m✓\x1b[0m", name, text))
+fn ended(look: Look, outcome: &Result<Measured, Broken>, name: &str, text: &str) -> String {
+    let (word, sign, color) = match outcome {
+        Ok(_) => ("ok    ", "✓", 32),
+        Err(Broken::Failed(_)) => ("FAILED", "✗", 31),
+        Err(Broken::Interrupted) => ("ended ", "-", 33),
+    };
+    match look {
+        Look::Terminal { color: true } => {
+            format!("{AFRESH}{}\n", line(&format!("\x1b[{color}m{sign}\x1b[0m"), name, text))
         }
-        (Look::Terminal { color: true }, false) => {
-            format!("{AFRESH}{}\n", line("\x1b[31m✗\x1b[0m", name, text))
-        }
-        (Look::Terminal { color: false }, true) => format!("{AFRESH}{}\n", line("✓", name, text)),
-        (Look::Terminal { color: false }, false) => format!("{AFRESH}{}\n", line("✗", name, text)),
-        (Look::Plain, true) => format!("{}\n", line("ok    ", name, text)),
-        (Look::Plain, false) => format!("{}\n", line("FAILED", name, text)),
-        (Look::Json, _) => String::new(),
+        Look::Terminal { color: false } => format!("{AFRESH}{}\n", line(sign, name, text)),
+        Look::Plain => format!("{}\n", line(word, name, text)),
+        Look::Json => String::new(),
     }
 }
 
@@ -258,8 +262,8 @@ mod tests {
         let (outcomes, seen) = played(Look::Plain);
         assert_eq!(outcomes, [Ok(()), Err(Broken::failed("it was reached"))]);
         let lines: Vec<_> = seen.lines().collect();
-        assert_eq!(lines[0], format!("  ok     {:50}  5 of 5, 0.1 ms", "gateway answers"));
-        assert_eq!(lines[1], format!("  FAILED {:50}  it was reached", "listener refused"));
+        assert_eq!(lines[0], format!("  ok     {:44}  5 of 5, 0.1 ms", "gateway answers"));
+        assert_eq!(lines[1], format!("  FAILED {:44}  it was reached", "listener refused"));
         assert!(seen.is_ascii(), "no escape and no tick: {seen}");
         assert!(lines[3].starts_with("The demo ended after ") && lines[3].ends_with(": it was reached"));
     }

@@ -278,9 +278,11 @@ impl Daemon {
             }
             Request::ListenerRemove { address } => {
                 let node = self.node.as_mut().ok_or_else(no_listeners)?;
-                let listener = node.remove_listener(&address, &self.state).await?;
+                // Refused from now on: between the host's and the engine's knowing, a connection would get no answer at all.
+                self.engine.set_live(Some(node.live_without(&address)));
+                let removed = node.remove_listener(&address, &self.state).await;
                 self.relearn().await;
-                Ok(json!(listener))
+                Ok(json!(removed?))
             }
             Request::Reload => self.reload().await,
             // Served by the event loop, which it ends.

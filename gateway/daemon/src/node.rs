@@ -233,6 +233,14 @@ impl NodeSide {
         Ok(Listener { address, origin: "command".to_owned() })
     }
 
+    /// The live addresses of the slot but `address`, if that is a listener of ours.
+    #[must_use]
+    pub fn live_without(&self, address: &str) -> Vec<Ipv4Addr> {
+        let leaving =
+            address.parse().ok().filter(|address| self.record.is_ours(&self.listener_change(*address)));
+        self.live.iter().copied().filter(|live| Some(*live) != leaving).collect()
+    }
+
     /// Takes a listener off the device that [`NodeSide::add_listener`] put there.
     ///
     /// # Errors

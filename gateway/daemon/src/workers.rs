@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// A batch: packets, and bytes for them.
+/// A batch: packets, and bytes for them. A read reserves the largest packet or datagram there may be, and keeps what came.
 const PACKETS: usize = 64;
-const BYTES: usize = 256 * 1024;
+const BYTES: usize = 640 * 1024;
 
 /// What the threads share.
 #[derive(Debug)]

@@ -1,8 +1,9 @@
 //! DNS servers of the device through systemd-resolved (org.freedesktop.resolve1). /etc/resolv.conf is never touched.
 //!
-//! The servers are set for our link alone. It is not made the link for all names (`SetLinkDefaultRoute(false)`) and no
-//! search domain is set: resolved asks our servers only for names that somebody routes to this link, so the host's own
-//! name resolution is as before.
+//! The servers are set for our link alone and no search domain is set; what other links have stays. The link takes part
+//! in resolving every name (`SetLinkDefaultRoute(true)`): the domain controllers behind the overlay know names that
+//! the host's other servers do not, and nobody has listed their domains. resolved asks the links side by side and takes
+//! the first good answer, so the host's own names resolve as before.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -71,7 +72,7 @@ impl Resolved {
             servers.iter().map(|server| (libc::AF_INET, server.octets().to_vec())).collect();
         let set = async {
             self.call("SetLinkDNS", &(index, list)).await?;
-            self.call("SetLinkDefaultRoute", &(index, false)).await
+            self.call("SetLinkDefaultRoute", &(index, true)).await
         };
         match set.await {
             Ok(()) => Ok(DnsOutcome::Set),

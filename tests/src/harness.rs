@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::node;
 use crate::world::World;
@@ -66,6 +66,15 @@ macro_rules! case {
     ($kind:ident, $run:ident) => {
         $crate::harness::Case::$kind(concat!(module_path!(), "::", stringify!($run)), $run)
     };
+}
+
+/// The exit code of a world whose test cannot be run on this machine.
+const SKIPPED: i32 = 77;
+
+/// Ends the test, which cannot be run on this machine, and says why not: it is reported as ignored.
+pub fn skip(reason: &str) -> ! {
+    println!("{reason}");
+    std::process::exit(SKIPPED);
 }
 
 /// Whether the long version was asked for (`tests/run --full`).
@@ -140,7 +149,7 @@ fn direct(cases: &[Case]) -> ExitCode {
     });
     let trial = |case: Case| {
         let door = Arc::clone(&door);
-        Trial::test(case.title(), move || door.pass(case.company, || start(case)))
+        Trial::ignorable_test(case.title(), move || door.pass(case.company, || start(case)))
     };
     libtest_mimic::run(&arguments, cases.into_iter().map(trial).collect()).exit_code()
 }
@@ -174,7 +183,7 @@ impl Door {
 }
 
 /// Starts the world of a test and waits for its end.
-fn start(case: Case) -> Result<(), Failed> {
+fn start(case: Case) -> Result<Completion, Failed> {
     let dir = target_dir()
         .parent()
         .unwrap_or(Path::new("target"))
@@ -225,7 +234,11 @@ fn start(case: Case) -> Result<(), Failed> {
     let said = format!("{}{}", stdout.join().unwrap(), stderr.join().unwrap());
     if status.success() {
         let _ = fs::remove_dir_all(&dir);
-        return Ok(());
+        return Ok(Completion::Completed);
+    }
+    if status.code() == Some(SKIPPED) {
+        let _ = fs::remove_dir_all(&dir);
+        return Ok(Completion::ignored_with(said.lines().last().unwrap_or_default()));
     }
     let _ = fs::write(dir.join("test.log"), &said);
     let how =

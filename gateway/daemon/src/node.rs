@@ -54,12 +54,17 @@ pub fn up(args: &UpArgs, global: &Global) -> Result<u8, Failure> {
 /// When the host refuses.
 pub fn clear_left_behind(folder: &Path) -> Result<Vec<String>, Failure> {
     let state = StateFolder::new(Some(folder), "");
-    let Some(record) = Record::load(folder).map_err(in_words)? else { return Ok(Vec::new()) };
+    let record = Record::load(folder).map_err(in_words)?;
+    // Killed between making the device and beginning the record, there is only the device, by the name of the folder.
+    let device = record.as_ref().map(|record| record.device().name.clone());
+    let Some(device) = device.or_else(|| folder.file_name().map(|name| name.to_string_lossy().into_owned()))
+    else {
+        return Ok(Vec::new());
+    };
     crate::service::block_on(async {
         let _lock = state.lock()?;
-        let host = LinuxHost::connect(&record.device().name, BusAddress::System).map_err(in_words)?;
-        let cleared =
-            settle::clear(&host, Some(record), &boot_id().map_err(in_words)?).await.map_err(in_words)?;
+        let host = LinuxHost::connect(&device, BusAddress::System).map_err(in_words)?;
+        let cleared = settle::clear(&host, record, &boot_id().map_err(in_words)?).await.map_err(in_words)?;
         state.clear_listeners();
         Ok(removed(&cleared, host.device_name()))
     })

@@ -183,6 +183,9 @@ pub struct Tunnel {
     warm: bool,
     expects_keepalives: bool,
     session: bool,
+    /// The peer has shown that it holds the keys of a session. Until then an answered initiation is no session (WireGuard
+    /// paper, section 5.4.6), whatever boringtun's ring of eight says once it is full of them.
+    confirmed: bool,
     /// The session is there, but the peer seems not to be.
     lost: bool,
     last_heard: Option<Instant>,
@@ -223,6 +226,7 @@ impl Tunnel {
             warm: settings.warm,
             expects_keepalives: settings.expects_keepalives,
             session: false,
+            confirmed: false,
             lost: false,
             last_heard: None,
             established: None,
@@ -317,6 +321,9 @@ impl Tunnel {
                 self.last_heard = Some(now);
                 self.lost = false;
             }
+            if matches!(datagram.first(), Some(2 | 4)) {
+                self.confirmed = true;
+            }
             if handshake || !self.session {
                 self.refresh(now);
             }
@@ -405,6 +412,8 @@ impl Tunnel {
     /// Learns from boringtun whether there is a session, and since when.
     fn refresh(&mut self, now: Instant) {
         let age = self.tunn.time_since_last_handshake();
+        self.confirmed &= age.is_some();
+        let age = age.filter(|_| self.confirmed);
         let established = age.map(|age| now.checked_sub(age).unwrap_or(now));
         let renewed = match (self.established, established) {
             (Some(before), Some(after)) => after.saturating_duration_since(before) > Duration::from_secs(1),

@@ -39,7 +39,14 @@ fn a_preshared_key_must_be_the_same_on_both_sides() {
         let mut peer = to_hub(HUB, &[]);
         peer.preshared_key = Some([5; 32]);
         let a = world.engine(56, node(56, vec![peer]));
-        world.settle();
+        // Many handshakes: boringtun's ring of eight is full of sessions that nobody confirmed, the current one's place too.
+        for _ in 0..300 {
+            world.pass(Duration::from_millis(200));
+            assert!(
+                works || !world.session(a, hub) && !world.session(hub, a),
+                "no keys in common, no session"
+            );
+        }
         assert_eq!(world.session(a, hub), works);
         assert_eq!(world.session(hub, a), works);
     }

@@ -39,7 +39,7 @@ drop_reasons! {
     NotIpv4 = "not_ipv4",
     /// A packet or frame whose lengths or checksums contradict one another.
     Malformed = "malformed",
-    /// Broadcast or multicast, which the overlay does not carry.
+    /// Broadcast or multicast, which the overlay does not carry; on a TAP, a frame that is not for the gateway.
     Multicast = "multicast",
     /// From a peer, to an address outside this node's slot.
     NotMine = "not_mine",

@@ -78,7 +78,7 @@ pub struct PeerStatus {
 #[derive(Debug)]
 pub struct Engine {
     identity: Identity,
-    guard: HandshakeGuard,
+    guard: ArcSwap<HandshakeGuard>,
     table: ArcSwap<Table>,
     live: LiveAddresses,
     drops: Drops,
@@ -95,13 +95,12 @@ impl Engine {
     #[must_use]
     pub fn new(settings: EngineSettings, private_key: [u8; 32], now: Instant, seed: u64) -> Self {
         let identity = Identity::new(private_key);
-        let limit = HANDSHAKES_BASE + HANDSHAKES_PER_PEER * settings.peers.len() as u64;
         let mut seeds = fastrand::Rng::with_seed(seed);
         let host_side = HostSide::new(&settings);
         let gateway = Mutex::new(Gateway::new(settings.overlay, gateway_slot(&settings)));
         let table = Table::new(settings, &identity, None, now, || seeds.u64(..));
         Self {
-            guard: HandshakeGuard::new(&identity, limit),
+            guard: ArcSwap::from_pointee(HandshakeGuard::new(&identity, handshake_limit(&table.settings))),
             identity,
             gateway,
             table: ArcSwap::from_pointee(table),
@@ -119,6 +118,10 @@ impl Engine {
         let mut seeds = self.seeds.lock();
         let before = self.table.load();
         let table = Table::new(settings, &self.identity, Some(&before), now, || seeds.u64(..));
+        let limit = handshake_limit(&table.settings);
+        if limit != handshake_limit(&before.settings) {
+            self.guard.store(Arc::new(HandshakeGuard::new(&self.identity, limit)));
+        }
         self.table.store(Arc::new(table));
     }
 
@@ -248,7 +251,7 @@ impl Engine {
 
     /// Datagrams that came from the underlay, each with its source.
     pub fn handle_underlay(&self, now: Instant, datagrams: &DatagramBatch, out: &mut Output) {
-        let table = self.table.load();
+        let (table, guard) = (self.table.load(), self.guard.load());
         let mut run: Option<(&Peer, LinkGuard<'_>)> = None;
         for (from, datagram) in datagrams.iter() {
             if in_overlay(&table, from) {
@@ -256,7 +259,7 @@ impl Engine {
                 continue;
             }
             let mut reply = [0; MIN_BUFFER];
-            let peer = match self.guard.admit(&self.identity, from.ip(), datagram, &mut reply) {
+            let peer = match guard.admit(&self.identity, from.ip(), datagram, &mut reply) {
                 Admission::Session(receiver) => table.by_receiver(receiver).ok_or(DropReason::NotWireguard),
                 Admission::Initiation(key) => table.by_key(&key).ok_or(DropReason::UnknownPeer),
                 Admission::Cookie(len) => {
@@ -479,7 +482,7 @@ impl Engine {
     pub fn handle_timeout(&self, now: Instant, out: &mut Output) {
         let mut last = self.last_guard_tick.lock();
         if now.saturating_duration_since(*last) >= Duration::from_secs(1) {
-            self.guard.tick();
+            self.guard.load().tick();
             *last = now;
         }
         drop(last);
@@ -570,6 +573,11 @@ impl<'a> Sender<'a> {
             self.drops.count(DropReason::TooBig);
         }
     }
+}
+
+/// Handshakes a second that pass without a cookie, with this many members.
+fn handshake_limit(settings: &EngineSettings) -> u64 {
+    HANDSHAKES_BASE + HANDSHAKES_PER_PEER * settings.peers.len() as u64
 }
 
 /// The slot whose gateway speaks: the node's own; a hub, which has none, speaks from the overlay's first address.

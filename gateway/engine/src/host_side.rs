@@ -67,7 +67,11 @@ impl HostSide {
             return None;
         };
         match header.ethertype() {
-            ethernet::IPV4 => return frame.get_mut(ethernet::HEADER..),
+            ethernet::IPV4 if header.destination() == layer2.arp.mac() => {
+                return frame.get_mut(ethernet::HEADER..);
+            }
+            // For everybody, or for another station: nothing that a router forwards (RFC 1812 section 5.3.4).
+            ethernet::IPV4 => drops.count(DropReason::Multicast),
             ethernet::ARP => layer2.handle_arp(frame, drops, out),
             _ => drops.count(DropReason::NotIpv4),
         }

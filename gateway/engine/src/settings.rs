@@ -61,7 +61,7 @@ impl EngineSettings {
             name: hub.name.clone(),
             kind: PeerKind::Hub,
             public_key: hub.public_key.0,
-            preshared_key: hub.preshared_key.as_ref().map(|key| *key.as_bytes()),
+            preshared_key: hub.preshared_key.clone(),
             keepalive: hub.persistent_keepalive.or((hub.kind == HubKind::OverlayGw).then_some(HUB_KEEPALIVE)),
             endpoint: address(&hub.endpoint),
             slot: None,
@@ -82,7 +82,7 @@ impl EngineSettings {
                 name: peer.name.clone(),
                 kind: if slot.is_some() { PeerKind::Node } else { PeerKind::Wireguard },
                 public_key: peer.public_key.0,
-                preshared_key: peer.preshared_key.as_ref().map(|key| *key.as_bytes()),
+                preshared_key: peer.preshared_key.clone(),
                 keepalive: peer
                     .persistent_keepalive
                     .or((node.is_none() && slot.is_some()).then_some(HUB_KEEPALIVE)),

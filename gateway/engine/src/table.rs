@@ -63,6 +63,7 @@ impl Table {
                 Some(old) => {
                     let mut state = old.link.lock();
                     state.tunnel.set_warm(wanted.warm);
+                    state.tunnel.set_keepalive(wanted.keepalive);
                     if wanted.endpoint.is_some() && wanted.endpoint != old.settings.endpoint {
                         state.endpoint = wanted.endpoint;
                         state.tunnel.retry_now();
@@ -198,7 +199,6 @@ impl Table {
         self.by_key(&wanted.public_key).filter(|old| {
             let old = &old.settings;
             old.preshared_key == wanted.preshared_key
-                && old.keepalive == wanted.keepalive
                 && old.kind == wanted.kind
                 && old.initiates == wanted.initiates
         })

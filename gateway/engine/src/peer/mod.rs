@@ -5,6 +5,7 @@ pub mod tunnel;
 use crate::counters::{DropReason, Drops};
 use crate::packet::DatagramBatch;
 use ipnet::Ipv4Net;
+use overlay_config::PresharedKey;
 use parking_lot::{Mutex, MutexGuard};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -36,7 +37,7 @@ pub struct PeerSettings {
     /// Its public key: what a peer is known by.
     pub public_key: [u8; 32],
     /// Shared with this peer alone.
-    pub preshared_key: Option<[u8; 32]>,
+    pub preshared_key: Option<PresharedKey>,
     /// Seconds between keepalives.
     pub keepalive: Option<u16>,
     /// Where to send to; learnt from what arrives when absent.
@@ -121,7 +122,7 @@ impl Link {
     pub fn new(identity: &Identity, peer: &PeerSettings, index: PeerIndex, now: Instant, seed: u64) -> Self {
         let settings = TunnelSettings {
             public_key: peer.public_key,
-            preshared_key: peer.preshared_key,
+            preshared_key: peer.preshared_key.clone(),
             keepalive: peer.keepalive,
             index,
             initiates: peer.initiates,

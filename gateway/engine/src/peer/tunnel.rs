@@ -11,6 +11,7 @@ use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
+use overlay_config::PresharedKey;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,6 +26,10 @@ pub const OVERHEAD: usize = 32;
 /// The smallest buffer that boringtun writes into: a handshake initiation (WireGuard paper, section 5.4.2). It panics
 /// on less.
 pub const MIN_BUFFER: usize = 148;
+
+/// No counter as high as this is accepted (the paper's Reject-After-Messages, section 6.1). boringtun does not look, and its
+/// own would overflow.
+const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
 /// A session is renewed at this age (the paper's Rekey-After-Time, section 6.1).
 const REKEY_AFTER: Duration = Duration::from_secs(120);
@@ -121,10 +126,13 @@ impl HandshakeGuard {
     /// Reads a datagram as far as needed to know whose it is. `reply` has at least [`MIN_BUFFER`] bytes.
     pub fn admit(&self, identity: &Identity, from: IpAddr, datagram: &[u8], reply: &mut [u8]) -> Admission {
         // Data first: most datagrams are, and they carry no MAC to verify here.
-        if let [4, 0, 0, 0, index @ ..] = datagram {
-            return match (index.first_chunk(), datagram.len() >= OVERHEAD) {
-                (Some(index), true) => Admission::Session(u32::from_le_bytes(*index)),
-                _ => Admission::Invalid,
+        if let [4, 0, 0, 0, a, b, c, d, counter @ ..] = datagram {
+            let exhausted =
+                counter.first_chunk().is_none_or(|c| u64::from_le_bytes(*c) >= REJECT_AFTER_MESSAGES);
+            return if datagram.len() < OVERHEAD || exhausted {
+                Admission::Invalid
+            } else {
+                Admission::Session(u32::from_le_bytes([*a, *b, *c, *d]))
             };
         }
         match self.limiter.verify_packet(Some(from), datagram, reply) {
@@ -150,8 +158,8 @@ pub struct TunnelSettings {
     /// The peer's public key.
     pub public_key: [u8; 32],
     /// The preshared key, if there is one.
-    pub preshared_key: Option<[u8; 32]>,
-    /// Seconds between keepalives.
+    pub preshared_key: Option<PresharedKey>,
+    /// Seconds between keepalives (wg(8), persistent-keepalive).
     pub keepalive: Option<u16>,
     /// The upper 24 bits of every receiver index of this tunnel.
     pub index: u32,
@@ -182,6 +190,8 @@ pub struct Tunnel {
     initiates: bool,
     warm: bool,
     expects_keepalives: bool,
+    keepalive: Option<Duration>,
+    last_keepalive: Instant,
     session: bool,
     /// The peer has shown that it holds the keys of a session. Until then an answered initiation is no session (WireGuard
     /// paper, section 5.4.6), whatever boringtun's ring of eight says once it is full of them.
@@ -215,8 +225,9 @@ impl Tunnel {
         let tunn = Tunn::new(
             identity.private.clone(),
             x25519::PublicKey::from(settings.public_key),
-            settings.preshared_key,
-            settings.keepalive,
+            settings.preshared_key.as_ref().map(|key| *key.as_bytes()),
+            // Ours, so that a reload can change it: a tunnel that is built anew forgets which handshakes it has seen.
+            None,
             settings.index,
             Some(unlimited),
         );
@@ -225,6 +236,8 @@ impl Tunnel {
             initiates: settings.initiates,
             warm: settings.warm,
             expects_keepalives: settings.expects_keepalives,
+            keepalive: interval(settings.keepalive),
+            last_keepalive: now,
             session: false,
             confirmed: false,
             lost: false,
@@ -254,6 +267,11 @@ impl Tunnel {
     /// Whether to keep a session at all times.
     pub fn set_warm(&mut self, warm: bool) {
         self.warm = warm;
+    }
+
+    /// Changes the pace of keepalives, in seconds.
+    pub fn set_keepalive(&mut self, keepalive: Option<u16>) {
+        self.keepalive = interval(keepalive);
     }
 
     /// Seals `packet` into `dst` (at least [`MIN_BUFFER`], and [`OVERHEAD`] more than the packet) and returns the
@@ -345,6 +363,8 @@ impl Tunnel {
         };
         self.refresh(now);
         match due {
+            // boringtun would repeat every five seconds; with a session that still lives, our own pace counts (LIVE_RETRY).
+            Some((_, true)) if self.has_session() && self.next_attempt.is_some_and(|next| now < next) => None,
             Some((len, true)) => {
                 self.attempted(now);
                 reachable.then_some(len)
@@ -356,6 +376,10 @@ impl Tunnel {
                     TunnResult::WriteToNetwork(message) => Some(message.len()),
                     _ => None,
                 }
+            }
+            None if reachable && self.keepalive_due(now) => {
+                self.last_keepalive = now;
+                self.seal(&[], dst)
             }
             None => None,
         }
@@ -379,8 +403,13 @@ impl Tunnel {
                 let rekey = if self.initiates { REKEY_AFTER } else { REKEY_AFTER + REKEY_GRACE };
                 self.warm && (age >= rekey || (self.expects_keepalives && self.is_silent(now)))
             }
-            None => self.warm || self.wanted.is_some(),
+            None => self.warm || self.keepalive.is_some() || self.wanted.is_some(),
         }
+    }
+
+    fn keepalive_due(&self, now: Instant) -> bool {
+        let pace = self.keepalive.filter(|_| self.has_session());
+        pace.is_some_and(|pace| now.saturating_duration_since(self.last_keepalive) >= pace)
     }
 
     fn attempted(&mut self, now: Instant) {
@@ -444,4 +473,8 @@ impl Tunnel {
             self.stale += 1;
         }
     }
+}
+
+fn interval(seconds: Option<u16>) -> Option<Duration> {
+    seconds.map(|seconds| Duration::from_secs(seconds.into()))
 }

@@ -186,3 +186,20 @@ fn a_full_batch_drops_and_counts_and_the_next_one_works() {
     r.world.send(r.a, &udp(addr(57), addr(65), b"x"));
     assert_eq!(r.world.inbox(r.b).len(), 1);
 }
+
+#[test]
+fn a_counter_at_its_end_is_refused_before_it_is_opened() {
+    let mut r = recipe();
+    r.world.queue(r.a, &[udp(addr(57), addr(65), b"x")]);
+    let mut datagram = r.world.intercept().remove(0);
+    datagram.bytes[8..16].copy_from_slice(&(u64::MAX - 5).to_le_bytes());
+    r.world.arrives(r.hub, &datagram);
+    assert_eq!(r.world.all_drops(r.hub), [(DropReason::NotWireguard, 1)]);
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let mut settings = crate::world::to_node(56);
+    settings.preshared_key = Some(overlay_config::PresharedKey::from_bytes([171; 32]));
+    assert!(!format!("{settings:?}").contains("171"));
+}

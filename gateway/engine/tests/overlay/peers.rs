@@ -31,13 +31,17 @@ fn one_handshake_is_enough_and_says_when_it_was() {
 
 #[test]
 fn a_preshared_key_must_be_the_same_on_both_sides() {
-    for (theirs, works) in [(Some([5; 32]), true), (Some([6; 32]), false), (None, false)] {
+    for (theirs, works) in [
+        (Some(overlay_config::PresharedKey::from_bytes([5; 32])), true),
+        (Some(overlay_config::PresharedKey::from_bytes([6; 32])), false),
+        (None, false),
+    ] {
         let mut world = World::new();
         let mut member = to_node(56);
         member.preshared_key = theirs;
         let hub = world.engine(HUB, hub(vec![member]));
         let mut peer = to_hub(HUB, &[]);
-        peer.preshared_key = Some([5; 32]);
+        peer.preshared_key = Some(overlay_config::PresharedKey::from_bytes([5; 32]));
         let a = world.engine(56, node(56, vec![peer]));
         // Many handshakes: boringtun's ring of eight is full of sessions that nobody confirmed, the current one's place too.
         for _ in 0..300 {

@@ -61,7 +61,7 @@ fn a_new_member_is_there_at_once() {
 fn another_preshared_key_ends_the_session() {
     let mut r = recipe();
     let mut changed = to_node(56);
-    changed.preshared_key = Some([1; 32]);
+    changed.preshared_key = Some(overlay_config::PresharedKey::from_bytes([1; 32]));
     r.world.of(r.hub).reconfigure(hub(vec![changed, to_node(64)]), r.world.now);
     assert!(!r.world.session(r.hub, r.a) && r.world.session(r.hub, r.b));
     r.world.send(r.a, &udp(addr(57), addr(65), b"x"));
@@ -95,4 +95,19 @@ fn routes_and_mtu_take_effect_with_the_next_packet() {
     assert_eq!(r.world.inbox(r.plain).len(), 1);
     r.world.send(r.a, &udp(addr(57), addr(65), &[0; 1300]));
     assert_eq!(r.world.inbox(r.b).len(), 2, "cut to 1280");
+}
+
+#[test]
+fn another_pace_of_keepalives_keeps_the_session() {
+    let mut r = recipe();
+    let before = r.world.link(r.a, r.hub).established;
+    let mut eager = to_hub(HUB, &[]);
+    eager.keepalive = Some(1);
+    r.world.of(r.a).reconfigure(node(56, vec![eager]), r.world.now);
+    assert_eq!(r.world.link(r.a, r.hub).established, before);
+    let sent = r.world.sent.len();
+    r.world.pass(Duration::from_secs(5));
+    let keepalives =
+        r.world.sent.iter().skip(sent).filter(|d| d.from == at(56) && d.bytes.len() == 32).count();
+    assert!((4..=6).contains(&keepalives), "{keepalives}");
 }

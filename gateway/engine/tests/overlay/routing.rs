@@ -164,7 +164,7 @@ fn two_nodes_with_a_direct_session_use_it_and_the_hub_when_they_have_none() {
 
     // The direct session ends (its secrets changed): the hub carries again.
     let mut other = direct(56, 64);
-    other.preshared_key = Some([9; 32]);
+    other.preshared_key = Some(overlay_config::PresharedKey::from_bytes([9; 32]));
     world.of(a).reconfigure(node(56, vec![to_hub(HUB, &[]), other]), world.now);
     world.send(a, &packet);
     assert_eq!(world.received(b), hop(&hop(&packet)), "by the hub again");

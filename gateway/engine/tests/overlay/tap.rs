@@ -136,3 +136,16 @@ fn frames_that_carry_no_ipv4_are_counted() {
     // An empty frame of type IPv4 is a packet of another version than 4.
     assert_eq!(r.world.all_drops(d), [(DropReason::NotIpv4, 2), (DropReason::Malformed, 1)]);
 }
+
+#[test]
+fn a_frame_for_another_station_is_not_carried() {
+    let (mut r, d) = tap();
+    let packet = udp(addr(97), addr(65), b"x");
+    for destination in [[2, 0, 0, 0, 0, 9], [0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+        r.world.send(d, &frame(HOST, destination, EtherType::IPV4, &packet));
+    }
+    assert!(r.world.inbox(r.b).is_empty());
+    assert_eq!(r.world.drops(d, DropReason::Multicast), 3);
+    r.world.send(d, &frame(HOST, gateway(), EtherType::IPV4, &packet));
+    assert_eq!(r.world.inbox(r.b).len(), 1);
+}

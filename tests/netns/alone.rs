@@ -23,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, commands_without_a_service_exit_with_3),
         case!(functional, usage_errors_exit_with_4),
         case!(functional, control_socket_is_for_its_owner_only),
+        case!(functional, control_socket_is_for_the_group_that_the_file_names),
         case!(functional, killed_service_is_adopted_with_its_device),
         case!(functional, persist_leaves_all_in_place_and_down_clears_it),
         case!(functional, down_ends_a_running_service),
@@ -180,6 +181,22 @@ fn control_socket_is_for_its_owner_only(world: &World) {
     let node = world.node("cluster-1", 11);
     let gw = Gateway::start(&node, "up --slot 56");
     assert_eq!(node.ok("stat -c %a:%u:%F /run/overlay-gw/Overlay.sock").trim(), "600:0:socket");
+    gw.stop();
+}
+
+fn control_socket_is_for_the_group_that_the_file_names(world: &World) {
+    let node = world.node("cluster-1", 11);
+    let file = |group: &str| {
+        let text =
+            format!("version = 1\n[node]\nname = \"cluster-1\"\nslot = 56\n[control]\ngroup = \"{group}\"\n");
+        node.write("config.toml", &text).display().to_string()
+    };
+    let refused = client(&node, &format!("up --config {}", file("no-such-group"))).exits(4);
+    assert!(refused.stderr.contains("no-such-group"), "{}", refused.stderr);
+    let gw = Gateway::start(&node, &format!("up --config {}", file("daemon")));
+    assert_eq!(node.ok("stat -c %a:%U:%G /run/overlay-gw/Overlay.sock").trim(), "660:root:daemon");
+    let peers = client(&node, "peer list --json").exits(0).json();
+    assert_eq!(peers, serde_json::json!([]));
     gw.stop();
 }
 

@@ -79,6 +79,10 @@ pub struct NodeSide {
     device: Option<Arc<TunDevice>>,
     adopted: bool,
     gone: bool,
+    /// The link is up: while it is not, the kernel takes no route.
+    up: bool,
+    /// Something of ours may have gone from the device, and is to be put back.
+    unsettled: bool,
     slot: Slot,
     live: Vec<Ipv4Addr>,
     warnings: Vec<Warning>,
@@ -135,6 +139,8 @@ impl NodeSide {
             device: Some(device),
             adopted,
             gone: false,
+            up: true,
+            unsettled: false,
             slot,
             live: Vec::new(),
             warnings: Vec::new(),
@@ -148,6 +154,8 @@ impl NodeSide {
                 return Err(failed(format!("the listener {address}, which was added by command: {error}")));
             }
         }
+        // From here on: how the link was before it was brought up is no news.
+        node.watch = DeviceWatch::new(&config.device.name).map_err(|error| failed(error.to_string()))?;
         Ok(node)
     }
 
@@ -196,6 +204,7 @@ impl NodeSide {
             tracing::warn!(%error, "the device cannot be watched; its addresses are read again each second");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+        self.up &= !self.watch.take_went_down();
     }
 
     /// Asks the host which addresses of the slot are on the device now.
@@ -209,7 +218,14 @@ impl NodeSide {
             return Ok(Vec::new());
         };
         self.gone = facts.ifindex != self.record.device().ifindex;
-        let mut live: Vec<_> = self.host.device_addresses().await?.iter().map(|net| net.addr()).collect();
+        let held = self.host.device_addresses().await?;
+        let missing = self.record.entries().iter().any(|entry| {
+            matches!(entry.change, Change::Address { net } if entry.origin == AddedBy::Config && !held.contains(&net))
+        });
+        // Going down takes the routes from a device, and so does the loss of the address that they name as their source.
+        self.unsettled = facts.up && (self.unsettled || !self.up || missing);
+        self.up = facts.up;
+        let mut live: Vec<_> = held.iter().map(|net| net.addr()).collect();
         live.retain(|address| self.slot.contains(*address));
         live.sort_unstable();
         live.dedup();
@@ -221,6 +237,54 @@ impl NodeSide {
         }
         self.live.clone_from(&live);
         Ok(live)
+    }
+
+    /// Whether [`NodeSide::mend`] has something to do.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled && !self.gone
+    }
+
+    /// Puts back what the configuration wants and somebody took away: routes went with the link, or .57 by hand.
+    ///
+    /// # Errors
+    /// What the host refuses; it is tried again when the device changes next.
+    pub async fn mend(&mut self, config: &Config) -> Result<(), Failure> {
+        self.unsettled = false;
+        let mut wanted = intended(&desired(config, self.slot));
+        // Whether the link is up is the operator's to say.
+        wanted.retain(|change| *change != Change::LinkUp);
+        let settled = settle::settle(&self.host, &mut self.record, &wanted).await.map_err(in_words)?;
+        for change in settled.added.iter().filter(|change| change.is_recorded()) {
+            tracing::warn!(%change, "was gone, and is put back");
+        }
+        Ok(())
+    }
+
+    /// Strikes listeners that were added by command and are on the device no more from the record: if one comes back,
+    /// another program brought it.
+    pub fn forget_vanished(&mut self, state: &StateFolder) {
+        if self.gone {
+            return;
+        }
+        let vanished: Vec<Change> = self
+            .record
+            .entries()
+            .iter()
+            .filter(|entry| entry.origin == AddedBy::Command)
+            .filter(
+                |entry| matches!(entry.change, Change::Address { net } if !self.live.contains(&net.addr())),
+            )
+            .map(|entry| entry.change.clone())
+            .collect();
+        if vanished.is_empty() {
+            return;
+        }
+        if let Err(error) = self.record.forget(&vanished) {
+            tracing::warn!(%error, "the record of what is ours");
+            return;
+        }
+        self.remember_listeners(state);
     }
 
     /// Puts a listener on the device, and remembers it.

@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, foreign_route_and_rule_survive),
         case!(functional, what_is_ours_comes_back_when_somebody_takes_it_away),
         case!(functional, listener_that_somebody_else_brings_back_is_his),
+        case!(functional, down_clears_the_one_that_is_meant),
         case!(functional, foreign_address_taken_away_is_not_brought_back),
         case!(functional, members_leave_the_host_byte_for_byte_as_it_was),
         case!(functional, killed_at_any_moment_it_restarts_and_ends_clean),
@@ -123,6 +124,25 @@ fn listener_that_somebody_else_brings_back_is_his(world: &World) {
     gw.client("listener remove 172.16.8.60").exits(4);
     gw.stop();
     assert_eq!(node.addresses("Overlay"), [FOREIGN]);
+}
+
+fn down_clears_the_one_that_is_meant(world: &World) {
+    let node = world.node("cluster-1", 11);
+    let socket = "--control /run/overlay-gw/Lan.sock";
+    let lan = format!("up --slot 172.20.4.64 --overlay 172.20.0.0/16 --device Lan --listen 51821 {socket}");
+    let one = Gateway::start(&node, "up --slot 56");
+    Gateway::start(&node, &lan).kill();
+    client(&node, &format!("down {socket}")).exits(0);
+    assert!(!node.has_link("Lan") && node.has_link("Overlay"));
+    client(&node, &format!("down {socket}")).exits(3);
+    node.reaches("172.16.8.56");
+    // Both were killed: the socket says which one is meant.
+    Gateway::start(&node, &lan).kill();
+    one.kill();
+    client(&node, &format!("down {socket}")).exits(0);
+    assert!(!node.has_link("Lan") && node.has_link("Overlay"));
+    client(&node, "down").exits(0);
+    assert!(!node.has_link("Overlay"));
 }
 
 fn foreign_address_taken_away_is_not_brought_back(world: &World) {

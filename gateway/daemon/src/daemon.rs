@@ -167,6 +167,7 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
+    transport.set_max_datagram(largest_datagram(&config));
     let transport = Arc::new(transport);
     engine.set_listen_port(transport.local_port());
     let mut daemon = Daemon {
@@ -388,10 +389,20 @@ impl Daemon {
         }
         let mut changed = Vec::new();
         if let Some(node) = &mut self.node {
-            changed.extend(node.reconfigure(&config).await?);
+            match node.reconfigure(&config).await {
+                Ok(changes) => changed.extend(changes),
+                Err(failure) => {
+                    // Half of it may be done: back to what was in force.
+                    if let Err(again) = node.reconfigure(&self.config).await {
+                        tracing::warn!("{again}");
+                    }
+                    return Err(failure);
+                }
+            }
         }
         let (old, new) = (EngineSettings::from_config(&self.config), EngineSettings::from_config(&config));
         changed.extend(peer_changes(&old, &new));
+        self.transport.set_max_datagram(largest_datagram(&config));
         if old != new {
             self.engine.reconfigure(new, Instant::now());
         }
@@ -419,6 +430,13 @@ impl Daemon {
         }
         node.clear().await
     }
+}
+
+/// The largest datagram that peers with the same configuration send: a packet as large as the MTU, sealed; at least a jumbo frame.
+fn largest_datagram(config: &Config) -> usize {
+    /// Bytes of an Ethernet jumbo frame's packet, rounded up.
+    const JUMBO: usize = 9216;
+    (usize::from(config.device.mtu) + overlay_engine::peer::tunnel::OVERHEAD).max(JUMBO)
 }
 
 /// Every address of the host, for the checks of a configuration.

@@ -15,7 +15,7 @@ use overlay_platform::os::resolved::BusAddress;
 use overlay_platform::os::{DeviceWatch, LinuxHost, TunDevice, boot_id, check_kernel};
 use overlay_platform::record::{Origin as AddedBy, Record};
 use overlay_platform::settle::{self, Cleared, Settled};
-use overlay_platform::{DeviceSpec, HostNet as _, Layer, Outcome};
+use overlay_platform::{DeviceIdentity, DeviceSpec, HostNet as _, Layer, Outcome};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -48,11 +48,12 @@ pub fn up(args: &UpArgs, global: &Global) -> Result<u8, Failure> {
     })
 }
 
-/// Clears what a crash or `--persist` left behind, and says what it was.
+/// Clears what a crash or `--persist` left behind, and says what it was. `named`: the operator means this folder; in one
+/// that was only come across, a service that runs is no error.
 ///
 /// # Errors
 /// When the host refuses.
-pub fn clear_left_behind(folder: &Path) -> Result<Vec<String>, Failure> {
+pub fn clear_left_behind(folder: &Path, named: bool) -> Result<Vec<String>, Failure> {
     let state = StateFolder::new(Some(folder), "");
     let record = Record::load(folder).map_err(in_words)?;
     // Killed between making the device and beginning the record, there is only the device, by the name of the folder.
@@ -62,7 +63,12 @@ pub fn clear_left_behind(folder: &Path) -> Result<Vec<String>, Failure> {
         return Ok(Vec::new());
     };
     crate::service::block_on(async {
-        let _lock = state.lock()?;
+        let _lock = match state.lock() {
+            Ok(lock) => lock,
+            Err(failure) if named => return Err(failure),
+            // That one runs: nothing of it was left behind.
+            Err(_) => return Ok(Vec::new()),
+        };
         let host = LinuxHost::connect(&device, BusAddress::System).map_err(in_words)?;
         let cleared = settle::clear(&host, record, &boot_id().map_err(in_words)?).await.map_err(in_words)?;
         state.clear_listeners();
@@ -116,6 +122,16 @@ impl NodeSide {
         };
         let boot = boot_id().map_err(|error| untouched(in_words(error)))?;
         let known = Record::load(state.path()).map_err(|error| untouched(in_words(error)))?;
+        let nothing_known = known.is_none();
+        if nothing_known {
+            // Killed between making the device and writing its number down, `down` still finds what there is to clear.
+            let unmade = DeviceIdentity {
+                name: config.device.name.clone(),
+                ifindex: 0,
+                mode: layer(config.device.mode),
+            };
+            Record::open(state.path(), &boot, &unmade).map_err(|error| untouched(in_words(error)))?;
+        }
         let (device, identity, adopted) = {
             let spec = DeviceSpec {
                 name: config.device.name.clone(),
@@ -125,7 +141,15 @@ impl NodeSide {
                 mtu: u16::MAX,
                 recorded_index: known.as_ref().and_then(|record| record.index_of(&boot, &config.device.name)),
             };
-            let opened = TunDevice::open(&spec, &host).await.map_err(|error| untouched(in_words(error)))?;
+            let opened = match TunDevice::open(&spec, &host).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    if nothing_known && let Ok(Some(record)) = Record::load(state.path()) {
+                        let _ = record.remove();
+                    }
+                    return Err(untouched(in_words(error)));
+                }
+            };
             (Arc::new(opened.device), opened.identity, opened.adopted)
         };
         let failed = |error: String| (Failure::bad_input(error, FIX_HOST), !adopted);
@@ -344,8 +368,11 @@ impl NodeSide {
         let added = settled
             .added
             .iter()
-            .filter(|change| change.is_recorded())
-            .map(|change| format!("{change} added"));
+            .filter(|change| change.is_recorded() || matches!(change, Change::Mtu { .. }))
+            .map(|change| match change {
+                Change::Mtu { .. } => change.to_string(),
+                _ => format!("{change} added"),
+            });
         let removed = settled.removed.iter().map(|change| format!("{change} removed"));
         Ok(added.chain(removed).collect())
     }

@@ -31,6 +31,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, flags_choose_device_overlay_and_port),
         case!(functional, several_sockets_and_none_named_are_listed),
         case!(functional, key_is_made_once),
+        case!(functional, file_in_the_place_of_the_control_socket_is_left_alone),
         case!(functional, service_manager_is_told_ready),
     ]
 }
@@ -286,6 +287,16 @@ fn several_sockets_and_none_named_are_listed(world: &World) {
     two.stop();
     client(&node, "status").exits(0);
     one.stop();
+}
+
+fn file_in_the_place_of_the_control_socket_is_left_alone(world: &World) {
+    let node = world.node("cluster-1", 11);
+    let file = node.write("precious", "of somebody else");
+    let mut gw = Gateway::spawn(&node, &format!("up --slot 56 --control {}", file.display()));
+    let ended = gw.wait_end();
+    assert_eq!(ended.code, Some(4), "{}", ended.stderr);
+    assert_eq!(node.ok(&format!("cat {}", file.display())), "of somebody else");
+    assert!(!node.has_link("Overlay"));
 }
 
 fn key_is_made_once(world: &World) {

@@ -16,6 +16,9 @@ pub fn cases() -> Vec<Case> {
         case!(functional, foreign_address_survives_reload_restart_exit_and_kill),
         case!(functional, foreign_address_survives_the_removal_of_ours),
         case!(functional, foreign_route_and_rule_survive),
+        case!(functional, what_is_ours_comes_back_when_somebody_takes_it_away),
+        case!(functional, listener_that_somebody_else_brings_back_is_his),
+        case!(functional, down_clears_the_one_that_is_meant),
         case!(functional, foreign_address_taken_away_is_not_brought_back),
         case!(functional, members_leave_the_host_byte_for_byte_as_it_was),
         case!(functional, killed_at_any_moment_it_restarts_and_ends_clean),
@@ -84,6 +87,62 @@ fn foreign_route_and_rule_survive(world: &World) {
     gw.stop();
     assert!(node.ok("ip route show 192.0.2.0/24").contains("metric 77"), "{}", node.ok("ip route"));
     assert!(node.ok("ip rule").contains("172.16.8.60"));
+}
+
+fn what_is_ours_comes_back_when_somebody_takes_it_away(world: &World) {
+    let node = world.node("cluster-1", 11);
+    let gw = Gateway::start(&node, "up --slot 56");
+    let routes = || node.ok("ip route show dev Overlay proto static");
+    let before = routes();
+    node.ok("ip link set Overlay down");
+    until("the routes went with the link", || routes().is_empty());
+    node.ok("ip link set Overlay up");
+    until("they are back", || routes() == before);
+    node.ok("ip addr del 172.16.8.57/29 dev Overlay");
+    until("the address and the routes from it are back", || {
+        node.addresses("Overlay").iter().any(|address| address == "172.16.8.57/29") && routes() == before
+    });
+    node.reaches("172.16.8.56");
+    // A link that is down by the operator's will stays so.
+    node.ok("ip link set Overlay down");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(routes().is_empty() && !node.has_carrier("Overlay"));
+    gw.stop();
+    assert!(!node.has_link("Overlay"));
+}
+
+fn listener_that_somebody_else_brings_back_is_his(world: &World) {
+    let node = world.node("cluster-1", 11);
+    let gw = Gateway::start(&node, "up --slot 56");
+    gw.client("listener add 172.16.8.60").exits(0);
+    node.ok(&format!("ip addr del {FOREIGN} dev Overlay"));
+    until("it is gone", || gw.status().listener("172.16.8.60").is_none());
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(gw.status().listener("172.16.8.60"), None, "it is not brought back");
+    node.ok(&format!("ip addr add {FOREIGN} dev Overlay"));
+    until("it is learnt", || gw.status().listener("172.16.8.60") == Some("host"));
+    gw.client("listener remove 172.16.8.60").exits(4);
+    gw.stop();
+    assert_eq!(node.addresses("Overlay"), [FOREIGN]);
+}
+
+fn down_clears_the_one_that_is_meant(world: &World) {
+    let node = world.node("cluster-1", 11);
+    let socket = "--control /run/overlay-gw/Lan.sock";
+    let lan = format!("up --slot 172.20.4.64 --overlay 172.20.0.0/16 --device Lan --listen 51821 {socket}");
+    let one = Gateway::start(&node, "up --slot 56");
+    Gateway::start(&node, &lan).kill();
+    client(&node, &format!("down {socket}")).exits(0);
+    assert!(!node.has_link("Lan") && node.has_link("Overlay"));
+    client(&node, &format!("down {socket}")).exits(3);
+    node.reaches("172.16.8.56");
+    // Both were killed: the socket says which one is meant.
+    Gateway::start(&node, &lan).kill();
+    one.kill();
+    client(&node, &format!("down {socket}")).exits(0);
+    assert!(!node.has_link("Lan") && node.has_link("Overlay"));
+    client(&node, "down").exits(0);
+    assert!(!node.has_link("Overlay"));
 }
 
 fn foreign_address_taken_away_is_not_brought_back(world: &World) {

@@ -53,6 +53,13 @@ fn reload_adds_and_removes_members_and_routes(world: &World) {
     let route = "ip route show 172.16.0.0/24";
     assert_eq!(member.node.ok(route), "");
     let plain = member.file.clone();
+    member.file.section("[device]", &["mtu = 1300"]);
+    member.write();
+    let said = member.gw().client("reload").exits(0);
+    assert!(said.stdout.contains("mtu 1300"), "{}", said.both());
+    member.file = plain.clone();
+    member.write();
+    member.gw().client("reload").exits(0);
     member.file.line("[overlay]", "routes = [{ cidr = \"172.16.0.0/24\", via = \"hub-a\" }]");
     member.write();
     member.gw().client("reload").exits(0);

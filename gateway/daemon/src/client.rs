@@ -7,7 +7,7 @@ use crate::state::ROOT;
 use crate::status::{self, Listener, PeerLine, State, Status};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `status`
 ///
@@ -95,7 +95,7 @@ pub fn down(args: &Global) -> Result<u8, Failure> {
     }
     let mut cleared = Vec::new();
     for folder in folders(args) {
-        cleared.extend(crate::node::clear_left_behind(&folder)?);
+        cleared.extend(crate::node::clear_left_behind(&folder, args.state_dir.is_some())?);
     }
     if cleared.is_empty() {
         return Err(Failure::no_service(
@@ -112,6 +112,10 @@ pub fn down(args: &Global) -> Result<u8, Failure> {
 fn folders(args: &Global) -> Vec<PathBuf> {
     if let Some(folder) = &args.state_dir {
         return vec![folder.clone()];
+    }
+    // One instance was named by its socket: the others' leavings are not meant.
+    if let Some(instance) = args.control.as_deref().and_then(Path::file_stem) {
+        return vec![Path::new(ROOT).join(instance)];
     }
     let mut folders: Vec<_> =
         std::fs::read_dir(ROOT).into_iter().flatten().flatten().map(|entry| entry.path()).collect();

@@ -36,6 +36,9 @@ const CLOCK_PACE: Duration = Duration::from_secs(60);
 /// A device that is gone is opened again this often, until it works.
 const REVIVAL_PACE: Duration = Duration::from_secs(1);
 
+/// What was taken from the device is put back at most this often: somebody may take it away again each time.
+const MENDING_PACE: Duration = Duration::from_secs(1);
+
 /// What has been read and checked, with nothing changed on the host but locks and sockets taken.
 #[derive(Debug)]
 pub struct Prepared {
@@ -164,6 +167,7 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
+    transport.set_max_datagram(largest_datagram(&config));
     let transport = Arc::new(transport);
     engine.set_listen_port(transport.local_port());
     let mut daemon = Daemon {
@@ -189,6 +193,8 @@ pub async fn run(
     let mut clock = tokio::time::interval(CLOCK_PACE);
     let mut revival = tokio::time::interval(REVIVAL_PACE);
     revival.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut mending = tokio::time::interval(MENDING_PACE);
+    mending.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut due = daemon.engine.poll_timeout(Instant::now());
     let end = loop {
         // Kept from round to round: what happens often (requests, address changes) must not put off what is due.
@@ -212,6 +218,7 @@ pub async fn run(
             () = daemon.host_changed() => daemon.relearn().await,
             Some(what) = failed.recv() => daemon.lost(what),
             _ = revival.tick(), if daemon.workers.is_none() => daemon.revive().await,
+            _ = mending.tick(), if daemon.node.as_ref().is_some_and(NodeSide::is_unsettled) => daemon.mend().await,
             () = tokio::time::sleep_until(due.into()) => {
                 daemon.tick(&mut out);
                 due = daemon.engine.poll_timeout(Instant::now());
@@ -323,7 +330,10 @@ impl Daemon {
     async fn relearn(&mut self) {
         let Some(node) = &mut self.node else { return };
         match node.relearn().await {
-            Ok(live) => self.engine.set_live(Some(live)),
+            Ok(live) => {
+                self.engine.set_live(Some(live));
+                node.forget_vanished(&self.state);
+            }
             Err(error) => {
                 tracing::warn!(%error, "the device's addresses cannot be read");
                 self.engine.set_live(None);
@@ -337,15 +347,16 @@ impl Daemon {
     /// A part of the packet path has failed: it is started again by `revive`.
     fn lost(&mut self, what: &str) {
         if self.workers.take().is_some() {
-            tracing::warn!("the {what} is gone; starting the packet path again");
+            tracing::warn!("the {what} failed; starting the packet path again");
         }
-        if let Some(node) = &mut self.node {
+        // A thread's own failure leaves the device alone: it keeps its carrier.
+        if let Some(node) = self.node.as_mut().filter(|_| what == "device") {
             node.close();
         }
     }
 
     async fn revive(&mut self) {
-        if let Some(node) = &mut self.node
+        if let Some(node) = self.node.as_mut().filter(|node| node.device().is_none())
             && let Err(failure) = node.reopen(&self.config, &self.state).await
         {
             tracing::warn!("{failure}");
@@ -355,6 +366,16 @@ impl Daemon {
         if let Err(failure) = self.start_workers() {
             tracing::warn!("{failure}");
         }
+    }
+
+    /// Puts back what somebody took from the device.
+    async fn mend(&mut self) {
+        if let Some(node) = &mut self.node
+            && let Err(failure) = node.mend(&self.config).await
+        {
+            tracing::warn!("{failure}");
+        }
+        self.relearn().await;
     }
 
     async fn reload(&mut self) -> Result<Value, Failure> {
@@ -368,10 +389,20 @@ impl Daemon {
         }
         let mut changed = Vec::new();
         if let Some(node) = &mut self.node {
-            changed.extend(node.reconfigure(&config).await?);
+            match node.reconfigure(&config).await {
+                Ok(changes) => changed.extend(changes),
+                Err(failure) => {
+                    // Half of it may be done: back to what was in force.
+                    if let Err(again) = node.reconfigure(&self.config).await {
+                        tracing::warn!("{again}");
+                    }
+                    return Err(failure);
+                }
+            }
         }
         let (old, new) = (EngineSettings::from_config(&self.config), EngineSettings::from_config(&config));
         changed.extend(peer_changes(&old, &new));
+        self.transport.set_max_datagram(largest_datagram(&config));
         if old != new {
             self.engine.reconfigure(new, Instant::now());
         }
@@ -399,6 +430,13 @@ impl Daemon {
         }
         node.clear().await
     }
+}
+
+/// The largest datagram that peers with the same configuration send: a packet as large as the MTU, sealed; at least a jumbo frame.
+fn largest_datagram(config: &Config) -> usize {
+    /// Bytes of an Ethernet jumbo frame's packet, rounded up.
+    const JUMBO: usize = 9216;
+    (usize::from(config.device.mtu) + overlay_engine::peer::tunnel::OVERHEAD).max(JUMBO)
 }
 
 /// Every address of the host, for the checks of a configuration.

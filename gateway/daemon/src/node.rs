@@ -15,7 +15,7 @@ use overlay_platform::os::resolved::BusAddress;
 use overlay_platform::os::{DeviceWatch, LinuxHost, TunDevice, boot_id, check_kernel};
 use overlay_platform::record::{Origin as AddedBy, Record};
 use overlay_platform::settle::{self, Cleared, Settled};
-use overlay_platform::{DeviceSpec, HostNet as _, Layer, Outcome};
+use overlay_platform::{DeviceIdentity, DeviceSpec, HostNet as _, Layer, Outcome};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -48,11 +48,12 @@ pub fn up(args: &UpArgs, global: &Global) -> Result<u8, Failure> {
     })
 }
 
-/// Clears what a crash or `--persist` left behind, and says what it was.
+/// Clears what a crash or `--persist` left behind, and says what it was. `named`: the operator means this folder; in one
+/// that was only come across, a service that runs is no error.
 ///
 /// # Errors
 /// When the host refuses.
-pub fn clear_left_behind(folder: &Path) -> Result<Vec<String>, Failure> {
+pub fn clear_left_behind(folder: &Path, named: bool) -> Result<Vec<String>, Failure> {
     let state = StateFolder::new(Some(folder), "");
     let record = Record::load(folder).map_err(in_words)?;
     // Killed between making the device and beginning the record, there is only the device, by the name of the folder.
@@ -62,7 +63,12 @@ pub fn clear_left_behind(folder: &Path) -> Result<Vec<String>, Failure> {
         return Ok(Vec::new());
     };
     crate::service::block_on(async {
-        let _lock = state.lock()?;
+        let _lock = match state.lock() {
+            Ok(lock) => lock,
+            Err(failure) if named => return Err(failure),
+            // That one runs: nothing of it was left behind.
+            Err(_) => return Ok(Vec::new()),
+        };
         let host = LinuxHost::connect(&device, BusAddress::System).map_err(in_words)?;
         let cleared = settle::clear(&host, record, &boot_id().map_err(in_words)?).await.map_err(in_words)?;
         state.clear_listeners();
@@ -79,6 +85,10 @@ pub struct NodeSide {
     device: Option<Arc<TunDevice>>,
     adopted: bool,
     gone: bool,
+    /// The link is up: while it is not, the kernel takes no route.
+    up: bool,
+    /// Something of ours may have gone from the device, and is to be put back.
+    unsettled: bool,
     slot: Slot,
     live: Vec<Ipv4Addr>,
     warnings: Vec<Warning>,
@@ -112,6 +122,16 @@ impl NodeSide {
         };
         let boot = boot_id().map_err(|error| untouched(in_words(error)))?;
         let known = Record::load(state.path()).map_err(|error| untouched(in_words(error)))?;
+        let nothing_known = known.is_none();
+        if nothing_known {
+            // Killed between making the device and writing its number down, `down` still finds what there is to clear.
+            let unmade = DeviceIdentity {
+                name: config.device.name.clone(),
+                ifindex: 0,
+                mode: layer(config.device.mode),
+            };
+            Record::open(state.path(), &boot, &unmade).map_err(|error| untouched(in_words(error)))?;
+        }
         let (device, identity, adopted) = {
             let spec = DeviceSpec {
                 name: config.device.name.clone(),
@@ -121,7 +141,15 @@ impl NodeSide {
                 mtu: u16::MAX,
                 recorded_index: known.as_ref().and_then(|record| record.index_of(&boot, &config.device.name)),
             };
-            let opened = TunDevice::open(&spec, &host).await.map_err(|error| untouched(in_words(error)))?;
+            let opened = match TunDevice::open(&spec, &host).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    if nothing_known && let Ok(Some(record)) = Record::load(state.path()) {
+                        let _ = record.remove();
+                    }
+                    return Err(untouched(in_words(error)));
+                }
+            };
             (Arc::new(opened.device), opened.identity, opened.adopted)
         };
         let failed = |error: String| (Failure::bad_input(error, FIX_HOST), !adopted);
@@ -135,6 +163,8 @@ impl NodeSide {
             device: Some(device),
             adopted,
             gone: false,
+            up: true,
+            unsettled: false,
             slot,
             live: Vec::new(),
             warnings: Vec::new(),
@@ -148,6 +178,8 @@ impl NodeSide {
                 return Err(failed(format!("the listener {address}, which was added by command: {error}")));
             }
         }
+        // From here on: how the link was before it was brought up is no news.
+        node.watch = DeviceWatch::new(&config.device.name).map_err(|error| failed(error.to_string()))?;
         Ok(node)
     }
 
@@ -196,6 +228,7 @@ impl NodeSide {
             tracing::warn!(%error, "the device cannot be watched; its addresses are read again each second");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+        self.up &= !self.watch.take_went_down();
     }
 
     /// Asks the host which addresses of the slot are on the device now.
@@ -209,7 +242,14 @@ impl NodeSide {
             return Ok(Vec::new());
         };
         self.gone = facts.ifindex != self.record.device().ifindex;
-        let mut live: Vec<_> = self.host.device_addresses().await?.iter().map(|net| net.addr()).collect();
+        let held = self.host.device_addresses().await?;
+        let missing = self.record.entries().iter().any(|entry| {
+            matches!(entry.change, Change::Address { net } if entry.origin == AddedBy::Config && !held.contains(&net))
+        });
+        // Going down takes the routes from a device, and so does the loss of the address that they name as their source.
+        self.unsettled = facts.up && (self.unsettled || !self.up || missing);
+        self.up = facts.up;
+        let mut live: Vec<_> = held.iter().map(|net| net.addr()).collect();
         live.retain(|address| self.slot.contains(*address));
         live.sort_unstable();
         live.dedup();
@@ -221,6 +261,54 @@ impl NodeSide {
         }
         self.live.clone_from(&live);
         Ok(live)
+    }
+
+    /// Whether [`NodeSide::mend`] has something to do.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled && !self.gone
+    }
+
+    /// Puts back what the configuration wants and somebody took away: routes went with the link, or .57 by hand.
+    ///
+    /// # Errors
+    /// What the host refuses; it is tried again when the device changes next.
+    pub async fn mend(&mut self, config: &Config) -> Result<(), Failure> {
+        self.unsettled = false;
+        let mut wanted = intended(&desired(config, self.slot));
+        // Whether the link is up is the operator's to say.
+        wanted.retain(|change| *change != Change::LinkUp);
+        let settled = settle::settle(&self.host, &mut self.record, &wanted).await.map_err(in_words)?;
+        for change in settled.added.iter().filter(|change| change.is_recorded()) {
+            tracing::warn!(%change, "was gone, and is put back");
+        }
+        Ok(())
+    }
+
+    /// Strikes listeners that were added by command and are on the device no more from the record: if one comes back,
+    /// another program brought it.
+    pub fn forget_vanished(&mut self, state: &StateFolder) {
+        if self.gone {
+            return;
+        }
+        let vanished: Vec<Change> = self
+            .record
+            .entries()
+            .iter()
+            .filter(|entry| entry.origin == AddedBy::Command)
+            .filter(
+                |entry| matches!(entry.change, Change::Address { net } if !self.live.contains(&net.addr())),
+            )
+            .map(|entry| entry.change.clone())
+            .collect();
+        if vanished.is_empty() {
+            return;
+        }
+        if let Err(error) = self.record.forget(&vanished) {
+            tracing::warn!(%error, "the record of what is ours");
+            return;
+        }
+        self.remember_listeners(state);
     }
 
     /// Puts a listener on the device, and remembers it.
@@ -280,8 +368,11 @@ impl NodeSide {
         let added = settled
             .added
             .iter()
-            .filter(|change| change.is_recorded())
-            .map(|change| format!("{change} added"));
+            .filter(|change| change.is_recorded() || matches!(change, Change::Mtu { .. }))
+            .map(|change| match change {
+                Change::Mtu { .. } => change.to_string(),
+                _ => format!("{change} added"),
+            });
         let removed = settled.removed.iter().map(|change| format!("{change} removed"));
         Ok(added.chain(removed).collect())
     }

@@ -94,13 +94,22 @@ impl StateFolder {
     /// When it cannot be written. An existing key is not replaced.
     pub fn make_key(&self, random: [u8; 32]) -> Result<PrivateKey, Failure> {
         let key = PrivateKey::from_bytes(random);
-        let path = self.0.join(KEY);
-        let written =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).and_then(|mut file| {
+        let (path, fresh) = (self.0.join(KEY), self.0.join(format!("{KEY}.tmp")));
+        // A full disk or a kill in the middle must not leave half a key: it would stop every start from then on. The link fails
+        // where a rename would replace.
+        let _ = fs::remove_file(&fresh);
+        let written = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&fresh)
+            .and_then(|mut file| {
                 file.write_all(key.to_base64().as_bytes())?;
                 file.write_all(b"\n")?;
                 file.sync_all()
-            });
+            })
+            .and_then(|()| fs::hard_link(&fresh, &path));
+        let _ = fs::remove_file(&fresh);
         written.map_err(|error| {
             Failure::bad_input(
                 format!("cannot write the key {}: {error}", path.display()),
@@ -197,6 +206,23 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(state.path().join(KEY), fs::Permissions::from_mode(0o644)).unwrap();
         assert!(state.key().unwrap_err().fix.unwrap().starts_with("chmod 600"));
+    }
+
+    #[test]
+    fn a_key_that_could_not_be_written_leaves_nothing_that_stops_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(Some(folder.path()), "x");
+        // Stands for a disk that takes nothing.
+        let fresh = folder.path().join("private.key.tmp");
+        fs::create_dir(&fresh).unwrap();
+        assert!(state.make_key([7; 32]).is_err());
+        assert!(state.key().unwrap().is_none());
+        // Killed in the middle of writing.
+        fs::remove_dir(&fresh).unwrap();
+        fs::write(&fresh, "half").unwrap();
+        let made = state.make_key([7; 32]).unwrap();
+        assert_eq!(state.key().unwrap().unwrap().public(), made.public());
+        assert!(!fresh.exists());
     }
 
     #[test]

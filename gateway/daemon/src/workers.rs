@@ -73,12 +73,12 @@ impl Workers {
         if let Some(device) = shared.device.clone() {
             let (shared, failed) = (shared.clone(), failed.clone());
             workers.spawn("from-host", move |waker| {
-                from_host(&shared, &*device, waker).unwrap_or_else(|error| failed("device", error));
+                guarded("device", &failed, || from_host(&shared, &*device, waker));
             })?;
         }
         let shared = shared.clone();
         workers.spawn("from-underlay", move |waker| {
-            from_underlay(&shared, waker).unwrap_or_else(|error| failed("underlay", error));
+            guarded("underlay", &failed, || from_underlay(&shared, waker));
         })?;
         Ok(workers)
     }
@@ -100,6 +100,20 @@ impl Drop for Workers {
         for (_, thread) in self.threads.drain(..) {
             let _ = thread.join();
         }
+    }
+}
+
+/// Runs a thread's work, and reports how it failed: an error of `part`, or a panic, after which another thread must do it.
+fn guarded(
+    part: &'static str,
+    failed: &impl Fn(&'static str, io::Error),
+    work: impl FnOnce() -> io::Result<()>,
+) {
+    // What a panic leaves half done is one peer's tunnel, which shakes hands anew.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => failed(part, error),
+        Err(_) => failed("worker", io::Error::other("a thread of the packet path panicked")),
     }
 }
 
@@ -151,4 +165,21 @@ fn from_underlay<D: Device, T: Transport + AsFdList>(shared: &Shared<D, T>, wake
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    #[test]
+    fn a_thread_that_panics_is_reported_as_one_that_fails() {
+        let seen = RefCell::new(Vec::new());
+        let failed = |what, error: io::Error| seen.borrow_mut().push((what, error.to_string()));
+        guarded("device", &failed, || Ok(()));
+        guarded("device", &failed, || Err(io::ErrorKind::BrokenPipe.into()));
+        guarded("device", &failed, || panic!("a packet that nobody thought of"));
+        let parts: Vec<_> = seen.borrow().iter().map(|(what, _)| *what).collect();
+        assert_eq!(parts, ["device", "worker"]);
+    }
 }

@@ -4,7 +4,7 @@ use super::{MAX_REQUEST, Request, Response, parse};
 use crate::exit::Failure;
 use serde_json::Value;
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -50,6 +50,13 @@ impl ControlSocket {
         };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|error| failed("make the folder of", &error))?;
+        }
+        // connect(2) refuses a plain file with the very error of a socket that nobody serves: only a socket may be replaced.
+        if std::fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket()) {
+            return Err(Failure::bad_input(
+                format!("{} is there already, and is no control socket", path.display()),
+                "choose another place with --control PATH",
+            ));
         }
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => {
@@ -138,4 +145,24 @@ async fn ask(request: Request, calls: &mpsc::Sender<Call>) -> Result<Value, Fail
     let (answer, outcome) = oneshot::channel();
     calls.send((request, answer)).await.map_err(|_| stopping())?;
     outcome.await.unwrap_or_else(|_| Err(stopping()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_a_killed_process_left_is_replaced_and_any_other_file_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let socket = ControlSocket::bind(&path, None).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(ControlSocket::bind(&path, None).unwrap_err().code, crate::exit::BAD_INPUT);
+        drop(socket);
+        assert!(!path.exists());
+        std::fs::write(&path, "precious").unwrap();
+        assert!(ControlSocket::bind(&path, None).unwrap_err().text.contains("no control socket"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
 }

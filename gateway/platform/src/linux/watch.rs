@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use rtnetlink::{
     Handle, MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::RouteNetlinkMessage,
+    packet_route::{RouteNetlinkMessage, link::LinkFlags},
     sys::SocketAddr,
 };
 use tokio::time::{Instant, timeout_at};
@@ -48,6 +48,8 @@ pub struct DeviceWatch {
     last: Option<DeviceState>,
     /// A message has come since the device was last asked. Kept here, for when `next` is dropped in between.
     stale: bool,
+    /// The link has been down since [`DeviceWatch::take_went_down`] was last called, however briefly.
+    went_down: bool,
 }
 
 type Events = Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send + Unpin>;
@@ -71,6 +73,7 @@ impl DeviceWatch {
             events: subscribe()?,
             last: None,
             stale: true,
+            went_down: false,
         })
     }
 
@@ -86,10 +89,29 @@ impl DeviceWatch {
             }
             let state = self.query().await?;
             self.stale = false;
-            if self.last.as_ref() != Some(&state) {
+            if self.last.as_ref() != Some(&state) || self.went_down {
                 self.last = Some(state.clone());
                 return Ok(state);
             }
+        }
+    }
+
+    /// Whether the link has been down since the last call. It may be up again by the time that it is asked for, without the
+    /// routes that it had.
+    pub fn take_went_down(&mut self) -> bool {
+        std::mem::take(&mut self.went_down)
+    }
+
+    /// Notes what only the message tells.
+    fn note(&mut self, message: &NetlinkMessage<RouteNetlinkMessage>) {
+        let Some(DeviceState::Present { ifindex, .. }) = self.last else { return };
+        match &message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                self.went_down |= link.header.index == ifindex && !link.header.flags.contains(LinkFlags::Up);
+            }
+            // Nobody knows what was in the lost ones.
+            NetlinkPayload::Overrun(_) => self.went_down = true,
+            _ => {}
         }
     }
 
@@ -106,13 +128,14 @@ impl DeviceWatch {
             };
             match event {
                 Some((message, _)) if !tells(&message) => {}
-                Some(_) => {
+                Some((message, _)) => {
+                    self.note(&message);
                     self.stale = true;
                     end.get_or_insert_with(|| Instant::now() + LONGEST_BURST);
                 }
                 None => {
                     // The socket failed: what was missed is seen by asking.
-                    self.stale = true;
+                    (self.stale, self.went_down) = (true, true);
                     self.events = subscribe()?;
                     return Ok(());
                 }

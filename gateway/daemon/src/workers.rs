@@ -151,8 +151,8 @@ fn from_host<D: Device + AsFd, T: Transport>(
 }
 
 fn from_underlay<D: Device, T: Transport + AsFdList>(shared: &Shared<D, T>, waker: &Waker) -> io::Result<()> {
-    let mut batch = DatagramBatch::with_capacity(BYTES, PACKETS);
-    let mut out = Output::for_batch(BYTES, PACKETS);
+    let mut batch = DatagramBatch::with_capacity(DATAGRAM_BYTES, DATAGRAMS);
+    let mut out = Output::for_batch(DATAGRAM_BYTES, DATAGRAMS);
     while !wait_readable(&shared.transport.fds(), waker, None)?.woken {
         loop {
             batch.clear();

@@ -5,16 +5,15 @@
 
 use overlay_config::{Config, Endpoint};
 use overlay_engine::Engine;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
-/// How often to look whether a peer is silent.
+/// How often to look whether a peer is silent: it has no session. A session whose peer does not answer is soon none (the
+/// engine sees to that); one on which nobody has anything to say is quiet for minutes, and its peer stays where it was heard.
 const PACE: Duration = Duration::from_secs(1);
-
-/// A peer is silent when nothing authentic came from it for this long: more than a keepalive and two handshakes.
-const SILENCE: Duration = Duration::from_secs(25);
 
 /// Between two questions for the same name; doubles up to the second.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -43,30 +42,41 @@ pub fn named(config: &Config) -> Vec<Named> {
         .collect()
 }
 
-/// Looks after the endpoints of `peers` for ever.
+/// Looks after the endpoints of `peers` for ever. Names are asked for side by side: one that hangs holds up no other.
 pub async fn run(engine: Arc<Engine>, peers: Vec<Named>) {
     let mut due: HashMap<[u8; 32], (Instant, Duration)> = HashMap::new();
+    let mut lookups: JoinSet<([u8; 32], Option<SocketAddr>)> = JoinSet::new();
+    let mut asked: HashSet<[u8; 32]> = HashSet::new();
+    let mut pace = tokio::time::interval(PACE);
     loop {
+        tokio::select! {
+            Some(found) = lookups.join_next() => {
+                let Ok((public_key, address)) = found else { continue };
+                asked.remove(&public_key);
+                if let Some(address) = address {
+                    engine.set_endpoint(&public_key, address);
+                }
+                continue;
+            }
+            _ = pace.tick() => {}
+        }
         let now = Instant::now();
         let status: HashMap<_, _> =
             engine.peers().into_iter().map(|peer| (peer.peer.settings.public_key, peer.link)).collect();
         for peer in &peers {
             let Some(link) = status.get(&peer.public_key) else { continue };
-            let heard = link.last_received.is_some_and(|at| now.saturating_duration_since(at) < SILENCE);
-            if heard && link.session {
+            if link.session {
                 due.remove(&peer.public_key);
                 continue;
             }
             let (at, pause) = due.get(&peer.public_key).copied().unwrap_or((now, AGAIN));
-            if now < at {
+            if now < at || !asked.insert(peer.public_key) {
                 continue;
             }
             due.insert(peer.public_key, (now + pause, (pause * 2).min(AGAIN_AT_MOST)));
-            if let Some(address) = look_up(peer, link.endpoint).await {
-                engine.set_endpoint(&peer.public_key, address);
-            }
+            let (peer, tried) = (peer.clone(), link.endpoint);
+            lookups.spawn(async move { (peer.public_key, look_up(&peer, tried).await) });
         }
-        tokio::time::sleep(PACE).await;
     }
 }
 

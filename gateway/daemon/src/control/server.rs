@@ -17,6 +17,9 @@ const CONNECTIONS: usize = 16;
 /// A client that says nothing for this long is hung up on.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// A client that does not take its answer within this long is hung up on.
+const LISTENS: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
+
 /// A request and where its answer goes.
 pub type Call = (Request, oneshot::Sender<Result<Value, Failure>>);
 
@@ -132,7 +135,8 @@ async fn converse(stream: UnixStream, calls: &mpsc::Sender<Call>) -> std::io::Re
         };
         let mut answer = serde_json::to_vec(&Response::from(outcome))?;
         answer.push(b'\n');
-        writer.write_all(&answer).await?;
+        // Who asks and does not listen must not keep a place from the others for ever.
+        tokio::time::timeout(LISTENS, writer.write_all(&answer)).await.map_err(|_| ErrorKind::TimedOut)??;
         if !whole {
             // Too long, or the client closed in the middle: the rest is not a request.
             return Ok(());
@@ -164,5 +168,32 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         assert!(ControlSocket::bind(&path, None).unwrap_err().text.contains("no control socket"));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn clients_that_never_read_their_answers_do_not_keep_others_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        let socket = ControlSocket::bind(&path, None).unwrap();
+        let (calls, mut called) = mpsc::channel::<Call>(1);
+        let local = tokio::task::LocalSet::new();
+        local.spawn_local(async move { socket.serve(calls).await });
+        local.spawn_local(async move {
+            while let Some((_, answer)) = called.recv().await {
+                let _ = answer.send(Ok(Value::String("x".repeat(1 << 20))));
+            }
+        });
+        let heard = local.run_until(async {
+            let mut deaf = Vec::new();
+            for _ in 0..CONNECTIONS {
+                let mut stream = UnixStream::connect(&path).await.unwrap();
+                stream.write_all(b"{\"version\":1,\"command\":\"status\"}\n").await.unwrap();
+                deaf.push(stream);
+            }
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(b"{\"version\":1,\"command\":\"status\"}\n").await.unwrap();
+            tokio::time::timeout(20 * LISTENS, stream.read_u8()).await
+        });
+        assert!(heard.await.is_ok());
     }
 }

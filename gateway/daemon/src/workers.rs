@@ -10,9 +10,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// A batch: packets, and bytes for them. A read reserves the largest packet or datagram there may be, and keeps what came.
+/// A batch from the host: packets, and bytes for them. A read reserves the largest packet there may be, and keeps what came.
 const PACKETS: usize = 64;
-const BYTES: usize = 640 * 1024;
+const BYTES: usize = 256 * 1024;
+
+/// A batch from the underlay: datagrams, and bytes for them. Each message that is received may be a train of 64 KB and 64
+/// datagrams, and there is no telling before: so there is room for 16 of them. What is not used is never touched.
+const DATAGRAMS: usize = 16 * 64;
+const DATAGRAM_BYTES: usize = 16 * 64 * 1024;
 
 /// What the threads share.
 #[derive(Debug)]

@@ -9,10 +9,12 @@ use crate::counters::{DropReason, Drops};
 use crate::gateway::{Answer, Gateway, IcmpError};
 use crate::host_side::HostSide;
 use crate::listener::{LiveAddresses, Liveness};
+use crate::output::Output;
 use crate::packet::ipv4::{self, Ipv4};
-use crate::packet::{Batch, DatagramBatch, MAX_PACKET, PacketBatch};
-use crate::peer::tunnel::{Admission, HandshakeGuard, Identity, MIN_BUFFER, OVERHEAD, Opened, TICK};
+use crate::packet::{DatagramBatch, PacketBatch};
+use crate::peer::tunnel::{Admission, HandshakeGuard, Identity, MIN_BUFFER, Opened, TICK};
 use crate::peer::{LinkGuard, LinkStatus, Peer, PeerIndex};
+use crate::sender::Sender;
 use crate::settings::{EngineSettings, RoleSettings};
 use crate::table::{Destination, Table};
 use arc_swap::ArcSwap;
@@ -26,44 +28,6 @@ use std::time::{Duration, Instant};
 /// come at once after a hub's restart.
 const HANDSHAKES_BASE: u64 = 50;
 const HANDSHAKES_PER_PEER: u64 = 2;
-
-/// What one call of the engine gives back. Allocated once and used again; [`Output::clear`] it before each call.
-#[derive(Debug)]
-pub struct Output {
-    /// For the device: packets (TUN) or frames (TAP).
-    pub host: PacketBatch,
-    /// For the underlay.
-    pub net: DatagramBatch,
-    /// On their way to a peer: what a hub forwards and what the gateway answers to a peer.
-    pub(crate) relay: Batch<PeerIndex, 0>,
-    /// Where one packet is made before it is copied into a batch.
-    pub(crate) scratch: Box<[u8]>,
-}
-
-impl Output {
-    /// Room for what comes of a batch of `packets` packets of together at most `bytes` bytes.
-    #[must_use]
-    pub fn for_batch(bytes: usize, packets: usize) -> Self {
-        // Each packet grows by what sealing adds (short ones to the size of a handshake message), and a last one that
-        // is only reserved must fit as well.
-        let bytes = bytes + packets * (MIN_BUFFER + crate::packet::HEADROOM) + MAX_PACKET + OVERHEAD;
-        // A packet that is cut into fragments becomes several.
-        let packets = packets * 2 + MAX_PACKET / 576;
-        Self {
-            host: PacketBatch::with_capacity(bytes, packets),
-            net: DatagramBatch::with_capacity(bytes, packets),
-            relay: Batch::with_capacity(bytes, packets),
-            scratch: vec![0; MAX_PACKET + OVERHEAD].into_boxed_slice(),
-        }
-    }
-
-    /// Forgets what the last call gave back.
-    pub fn clear(&mut self) {
-        self.host.clear();
-        self.net.clear();
-        self.relay.clear();
-    }
-}
 
 /// What `status` shows of a peer.
 #[derive(Clone, Debug)]
@@ -524,55 +488,6 @@ enum Verdict {
     Relay(PeerIndex),
     Answer(usize),
     Drop,
-}
-
-/// Sends runs of packets: the lock of a peer is held while packets for the same peer follow one another.
-struct Sender<'a> {
-    drops: &'a Drops,
-    run: Option<(PeerIndex, LinkGuard<'a>)>,
-    table: &'a Table,
-}
-
-impl<'a> Sender<'a> {
-    fn new(table: &'a Table, drops: &'a Drops) -> Self {
-        Self { drops, run: None, table }
-    }
-
-    /// Gives back the lock of the peer whose run it was.
-    fn release(&mut self) {
-        self.run = None;
-    }
-
-    fn send(
-        &mut self,
-        now: Instant,
-        peer: &Peer,
-        packet: &[u8],
-        mtu: u16,
-        scratch: &mut [u8],
-        net: &mut DatagramBatch,
-    ) {
-        if self.run.as_ref().is_none_or(|(index, _)| *index != peer.index) {
-            self.run = None;
-            self.run = self.table.peer(peer.index).map(|peer| (peer.index, peer.link.lock()));
-        }
-        let Some((_, link)) = self.run.as_mut() else { return };
-        if packet.len() <= usize::from(mtu) {
-            return link.send(now, packet, net, self.drops);
-        }
-        let Ok(ip) = Ipv4::parse(packet) else { return self.drops.count(DropReason::Malformed) };
-        let cut = crate::gateway::fragment::fragment(&ip, mtu, |header, payload| {
-            let Some(whole) = scratch.get_mut(..header.len() + payload.len()) else { return false };
-            let (head, body) = whole.split_at_mut(header.len());
-            head.copy_from_slice(header);
-            body.copy_from_slice(payload);
-            link.send(now, whole, net, self.drops);
-            true
-        });
-        if cut.is_err() {
-            self.drops.count(DropReason::TooBig);
-        }
-    }
 }
 
 /// Handshakes a second that pass without a cookie, with this many members.

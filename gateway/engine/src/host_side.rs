@@ -1,8 +1,8 @@
 //! The device's side: packets on a TUN, frames with ARP on a TAP, and what must never go into the tunnel.
 
 use crate::counters::{DropReason, Drops};
-use crate::engine::Output;
 use crate::gateway::arp::{ArpResponder, device_mac, gateway_mac};
+use crate::output::Output;
 use crate::packet::ethernet::{self, Frame, MacAddr};
 use crate::packet::ipv4::{self, Ipv4};
 use crate::packet::udp::Udp;

@@ -15,12 +15,15 @@ pub mod engine;
 pub mod gateway;
 mod host_side;
 pub mod listener;
+mod output;
 pub mod packet;
 pub mod peer;
 pub mod route;
+mod sender;
 pub mod settings;
 pub mod table;
 
 pub use counters::{DropReason, Drops};
-pub use engine::{Engine, Output, PeerStatus};
+pub use engine::{Engine, PeerStatus};
+pub use output::Output;
 pub use settings::{EngineSettings, RoleSettings};

@@ -1,0 +1,43 @@
+//! What one call of the engine gives back: packets for the host, datagrams for the underlay.
+
+use crate::packet::{Batch, DatagramBatch, HEADROOM, MAX_PACKET, PacketBatch};
+use crate::peer::PeerIndex;
+use crate::peer::tunnel::{MIN_BUFFER, OVERHEAD};
+
+/// What one call of the engine gives back. Allocated once and used again; [`Output::clear`] it before each call.
+#[derive(Debug)]
+pub struct Output {
+    /// For the device: packets (TUN) or frames (TAP).
+    pub host: PacketBatch,
+    /// For the underlay.
+    pub net: DatagramBatch,
+    /// On their way to a peer: what a hub forwards and what the gateway answers to a peer.
+    pub(crate) relay: Batch<PeerIndex, 0>,
+    /// Where one packet is made before it is copied into a batch.
+    pub(crate) scratch: Box<[u8]>,
+}
+
+impl Output {
+    /// Room for what comes of a batch of `packets` packets of together at most `bytes` bytes.
+    #[must_use]
+    pub fn for_batch(bytes: usize, packets: usize) -> Self {
+        // Each packet grows by what sealing adds (short ones to the size of a handshake message), and a last one that
+        // is only reserved must fit as well.
+        let bytes = bytes + packets * (MIN_BUFFER + HEADROOM) + MAX_PACKET + OVERHEAD;
+        // A packet that is cut into fragments becomes several.
+        let packets = packets * 2 + MAX_PACKET / 576;
+        Self {
+            host: PacketBatch::with_capacity(bytes, packets),
+            net: DatagramBatch::with_capacity(bytes, packets),
+            relay: Batch::with_capacity(bytes, packets),
+            scratch: vec![0; MAX_PACKET + OVERHEAD].into_boxed_slice(),
+        }
+    }
+
+    /// Forgets what the last call gave back.
+    pub fn clear(&mut self) {
+        self.host.clear();
+        self.net.clear();
+        self.relay.clear();
+    }
+}

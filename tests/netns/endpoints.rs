@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, ready_does_not_wait_for_hub_or_dns),
         case!(functional, hub_that_starts_late_is_found),
         case!(functional, underlay_may_be_ipv6),
+        case!(functional, datagrams_that_the_host_cannot_send_are_counted),
         case!(functional, name_that_cannot_be_resolved_at_start_is_resolved_later),
         case!(functional, name_is_resolved_again_when_the_peer_is_silent),
         case!(functional, name_server_that_does_not_answer_delays_nothing),
@@ -94,6 +95,16 @@ fn hub_that_restarts_is_found_again(world: &World) {
     let heartbeats =
         || overlay.node(56).node.pings("172.16.8.65") & overlay.node(64).node.pings("172.16.8.57");
     until_in(Duration::from_secs(60), "traffic flows again", heartbeats);
+}
+
+fn datagrams_that_the_host_cannot_send_are_counted(world: &World) {
+    let mut overlay = Overlay::plan(world, &[56]);
+    let member = overlay.node_mut(56);
+    member.file.replace("endpoint", "endpoint = \"203.0.113.1:51820\"");
+    member.start();
+    // No route leads there any more.
+    member.node.ok("ip route add unreachable 203.0.113.1");
+    until("they are counted", || member.gw().drops("underlay_unreachable") > 0);
 }
 
 fn underlay_may_be_ipv6(world: &World) {

@@ -312,7 +312,28 @@ impl Daemon {
                 .collect(),
             listen_port: self.transport.local_port(),
         };
-        Status::new(&self.engine, facts, Instant::now())
+        let mut status = Status::new(&self.engine, facts, Instant::now());
+        status.drops.extend(self.drops_outside().map(|(reason, n)| (reason.to_owned(), n)));
+        status
+    }
+
+    /// What did not pass the device and the underlay's sockets, by the names of `status --json`.
+    fn drops_outside(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let underlay = self.transport.errors();
+        let device = self.node.as_ref().and_then(NodeSide::device).map(|device| device.drops());
+        let device = device
+            .into_iter()
+            .flat_map(|drops| [("device_too_big", drops.too_big), ("device_not_taken", drops.not_taken)]);
+        device.chain([
+            ("underlay_unreachable", underlay.unreachable),
+            ("underlay_refused", underlay.refused),
+            ("underlay_too_big", underlay.too_big),
+            ("underlay_no_buffer", underlay.no_buffer),
+            ("underlay_forbidden", underlay.forbidden),
+            ("underlay_no_socket", underlay.no_socket),
+            ("underlay_received_bad", underlay.received_bad),
+            ("underlay_other", underlay.other),
+        ])
     }
 
     fn listeners(&self) -> Vec<Listener> {

@@ -82,8 +82,16 @@ pub struct Plan {
     pub wire: bool,
     /// What is measured.
     pub tests: Vec<Test>,
+    /// What is measured of the programs that are not ours.
+    pub rivals_tests: Vec<Test>,
     /// Wait for a quiet machine, and repeat what was disturbed.
     pub insists_on_quiet: bool,
+}
+
+impl Plan {
+    fn tests(&self, program: Program) -> &[Test] {
+        if program.is_ours() { &self.tests } else { &self.rivals_tests }
+    }
 }
 
 /// Does all of it, and tells about it on standard error.
@@ -136,7 +144,9 @@ fn once(plan: &Plan, contender: &Contender, round: u32) -> Result<Run> {
     }
     let before = Foreign::look();
     let mut run = Run::new(contender.program.name(), round);
-    let wants = |shape| plan.tests.iter().any(|test| (*test == Test::Hub) == (shape == Shape::Hub));
+    let wants = |shape| {
+        plan.tests(contender.program).iter().any(|test| (*test == Test::Hub) == (shape == Shape::Hub))
+    };
     for shape in [Shape::Pair, Shape::Hub] {
         // Without acquaintance and in a pair, this is the same program twice.
         let same = contender.program == Program::OverlayGwSealed && shape == Shape::Pair;
@@ -164,7 +174,7 @@ fn in_shape(plan: &Plan, contender: &Contender, shape: Shape, run: &mut Run) -> 
     };
     wait_for_path(topology.namespace(Place::A), Place::B.overlay(), PATH_PATIENCE)
         .map_err(|error| anyhow!("{error:#}: {}", site.last_words()))?;
-    for test in Test::ALL.into_iter().filter(|test| plan.tests.contains(test)) {
+    for test in Test::ALL.into_iter().filter(|test| plan.tests(contender.program).contains(test)) {
         if (test == Test::Hub) != (shape == Shape::Hub) {
             continue;
         }

@@ -119,6 +119,8 @@ pub struct Contender {
     pub path: Option<PathBuf>,
     /// Its version, as it says itself.
     pub version: String,
+    /// A library to load into it that counts allocations, and the folder for the counts.
+    pub counts_allocations: Option<(PathBuf, PathBuf)>,
 }
 
 impl Contender {
@@ -129,7 +131,12 @@ impl Contender {
     pub fn find(program: Program) -> Result<Option<Self>> {
         let path = match program {
             Program::Veth => {
-                return Ok(Some(Self { program, path: None, version: String::new() }));
+                return Ok(Some(Self {
+                    program,
+                    path: None,
+                    version: String::new(),
+                    counts_allocations: None,
+                }));
             }
             Program::OverlayGw | Program::OverlayGwSealed => build::overlay_gw()?,
             _ => match program.binary().and_then(installed) {
@@ -138,7 +145,7 @@ impl Contender {
             },
         };
         let version = version(&path);
-        Ok(Some(Self { program, path: Some(path), version }))
+        Ok(Some(Self { program, path: Some(path), version, counts_allocations: None }))
     }
 
     /// Its name and version.
@@ -183,7 +190,14 @@ struct Site<'a> {
 
 impl Site<'_> {
     fn command(&self) -> Result<Command> {
-        Ok(Command::new(self.contender.path.as_ref().context("this contender has no program")?))
+        let mut command =
+            Command::new(self.contender.path.as_ref().context("this contender has no program")?);
+        if let Some((library, folder)) = &self.contender.counts_allocations {
+            let counts = folder.join(format!("{}.allocations", self.place.name()));
+            fs::write(&counts, [0; 128 * 16])?;
+            command.env("LD_PRELOAD", library).env("COUNT_ALLOCATIONS", counts);
+        }
+        Ok(command)
     }
 
     fn start(&self, command: Command) -> Result<Daemon> {
@@ -243,8 +257,10 @@ fn installed(name: &str) -> Option<PathBuf> {
 
 fn rivals_folders() -> impl Iterator<Item = PathBuf> {
     let given = env::var_os("RIVALS_DIR").map(PathBuf::from);
-    let target = env::var_os("CARGO_TARGET_DIR").map_or(build::repository().join("target"), PathBuf::from);
-    [given, Some(target.join("rivals"))].into_iter().flatten().map(|folder| folder.join("bin"))
+    // This program is target/<profile>/side-by-side, and get-rivals fills target/rivals.
+    let program = env::current_exe().unwrap_or_default();
+    let target = program.ancestors().nth(2).map(|target| target.join("rivals"));
+    [given, target].into_iter().flatten().map(|folder| folder.join("bin"))
 }
 
 /// $PATH, and where Debian keeps the administrator's programs.

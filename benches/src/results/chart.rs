@@ -125,7 +125,12 @@ mod tests {
             run.values.insert(Metric::TcpOne, value);
             run
         };
-        let contender = |program| Contender { program, path: Some("x".into()), version: "1".into() };
+        let contender = |program| Contender {
+            program,
+            path: Some("x".into()),
+            version: "1".into(),
+            counts_allocations: None,
+        };
         let machine = Machine { kernel: "6".into(), processor: "a <b>".into(), processors: 2 };
         let circumstances = Circumstances {
             machine,

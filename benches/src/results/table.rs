@@ -97,7 +97,12 @@ mod tests {
         let mut broken = Run::new("wireguard-go", 4);
         broken.errors.push("Tcp1: iperf3 hangs".into());
         let runs = [run(1, 1402.0), run(2, 1300.0), run(3, 1500.0), broken];
-        let contender = Contender { program: Program::WireguardGo, path: None, version: "0.1".into() };
+        let contender = Contender {
+            program: Program::WireguardGo,
+            path: None,
+            version: "0.1".into(),
+            counts_allocations: None,
+        };
         let machine = Machine { kernel: "6".into(), processor: "EPYC".into(), processors: 2 };
         let circumstances = Circumstances {
             machine,

@@ -18,7 +18,7 @@ fn wire() -> (UdpTransport, UdpTransport, std::os::fd::OwnedFd) {
     .unwrap();
     let near = UdpTransport::bind(Some("192.0.2.1".parse().unwrap()), 0).unwrap();
     let far = netns::run_in(there.as_fd(), || UdpTransport::bind(None, 4000)).unwrap();
-    (near, far, there.into())
+    (near, far, there)
 }
 
 /// `count` datagrams of `len` bytes that bear their number, and a shorter one.

@@ -10,9 +10,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// A batch: packets, and bytes for them.
-const PACKETS: usize = 64;
+/// A batch from the host: packets, and bytes for them.
+const PACKETS: usize = 128;
 const BYTES: usize = 256 * 1024;
+
+/// A batch from the underlay: datagrams, and bytes for them. Each message that is received may be a train of 64 KB and 64
+/// datagrams, and there is no telling before: so there is room for 16 of them. What is not used is never touched.
+const DATAGRAMS: usize = 16 * 64;
+const DATAGRAM_BYTES: usize = 16 * 64 * 1024;
 
 /// What the threads share.
 #[derive(Debug)]
@@ -137,8 +142,8 @@ fn from_host<D: Device + AsFd, T: Transport>(
 }
 
 fn from_underlay<D: Device, T: Transport + AsFdList>(shared: &Shared<D, T>, waker: &Waker) -> io::Result<()> {
-    let mut batch = DatagramBatch::with_capacity(BYTES, PACKETS);
-    let mut out = Output::for_batch(BYTES, PACKETS);
+    let mut batch = DatagramBatch::with_capacity(DATAGRAM_BYTES, DATAGRAMS);
+    let mut out = Output::for_batch(DATAGRAM_BYTES, DATAGRAMS);
     while !wait_readable(&shared.transport.fds(), waker, None)?.woken {
         loop {
             batch.clear();

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "these are tests")]
 
 mod interrupted;
+mod trains;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},

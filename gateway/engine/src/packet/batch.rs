@@ -75,6 +75,12 @@ impl<M: Copy, const HEAD: usize> Batch<M, HEAD> {
         self.arena.len().saturating_sub(self.used + HEAD)
     }
 
+    /// How many more packets the batch has places for, whatever their bytes.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.max_packets.saturating_sub(self.spans.len())
+    }
+
     /// Reserves `max` bytes for one packet: write it, then [`Reservation::commit`] its length; dropping the reservation
     /// gives the room back. `None` when the batch is full.
     pub fn reserve(&mut self, max: usize) -> Option<Reservation<'_, M, HEAD>> {
@@ -115,6 +121,32 @@ impl<M: Copy, const HEAD: usize> Batch<M, HEAD> {
         Some((s.meta, self.arena.get(s.start..s.start + s.len)?))
     }
 
+    /// The packets from position `index` on that a leaf can send as one train: for the same destination, without a gap
+    /// between them, all of one length, except that the last may be shorter (and then ends the train). At most `most`
+    /// packets of together at most `bytes` bytes; the first one alone when nothing fits behind it.
+    #[must_use]
+    pub fn train(&self, index: usize, most: usize, bytes: usize) -> Option<Train<'_, M>>
+    where
+        M: PartialEq,
+    {
+        let first = self.spans.get(index)?;
+        let (mut end, mut count) = (first.start + first.len, 1);
+        if first.len > 0 {
+            for next in self.spans.iter().skip(index + 1).take(most.saturating_sub(1)) {
+                let fits = next.start == end && next.len > 0 && next.len <= first.len;
+                if !fits || next.meta != first.meta || end + next.len - first.start > bytes {
+                    break;
+                }
+                (end, count) = (end + next.len, count + 1);
+                if next.len < first.len {
+                    break;
+                }
+            }
+        }
+        let bytes = self.arena.get(first.start..end)?;
+        Some(Train { meta: first.meta, bytes, stride: first.len, count })
+    }
+
     /// The packet at position `index`, to be changed in place.
     pub fn get_mut(&mut self, index: usize) -> Option<(M, &mut [u8])> {
         let s = self.spans.get(index)?;
@@ -126,6 +158,30 @@ impl<M: Copy, const HEAD: usize> Batch<M, HEAD> {
         let s = self.spans.get(index)?;
         self.arena.get_mut(s.start - HEAD..s.start + s.len)
     }
+}
+
+/// Packets of a [`Batch`] that lie one behind the other, made by [`Batch::train`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Train<'a, M> {
+    /// What is known of each of them.
+    pub meta: M,
+    /// All of them.
+    pub bytes: &'a [u8],
+    /// The length in bytes of each but the last.
+    pub stride: usize,
+    /// How many they are.
+    pub count: usize,
+}
+
+/// What was received into one buffer of a [`Run`]: one packet, or several one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filled<M> {
+    /// What is known of each of them.
+    pub meta: M,
+    /// The bytes of all of them.
+    pub len: usize,
+    /// The length in bytes of each but the last, which may be shorter; `len` (or more) for a single packet.
+    pub stride: usize,
 }
 
 /// Room for one packet in a [`Batch`].
@@ -174,24 +230,37 @@ impl<M: Copy, const HEAD: usize> Run<'_, M, HEAD> {
         area.chunks_exact_mut(stride).filter_map(|slot| slot.get_mut(HEAD..))
     }
 
-    /// Appends what was received: for each buffer in order its length and what is known of it, or `None` to leave
-    /// that buffer's content out. A length beyond the buffer is cut.
-    pub fn commit(self, packets: impl IntoIterator<Item = Option<(M, usize)>>) {
-        let stride = HEAD + self.each;
+    /// Appends what was received: for each buffer in order what came into it, or `None` to leave that buffer's content
+    /// out. A length beyond the buffer is cut. Returns how many packets there are for which the batch has no place.
+    pub fn commit(self, received: impl IntoIterator<Item = Option<Filled<M>>>) -> usize {
+        let pitch = HEAD + self.each;
         let first = self.batch.used + HEAD;
-        for (position, packet) in packets.into_iter().take(self.count).enumerate() {
-            if let Some((meta, len)) = packet {
-                let (start, len) = (first + position * stride, len.min(self.each));
-                self.batch.spans.push(Span { start, len, meta });
-                self.batch.used = start + len;
+        let mut left_out = 0;
+        for (position, filled) in received.into_iter().take(self.count).enumerate() {
+            let Some(Filled { meta, len, stride }) = filled else { continue };
+            let start = first + position * pitch;
+            let end = start + len.min(self.each);
+            let mut at = start;
+            // An empty packet is a packet.
+            while at < end || at == start {
+                let len = stride.max(1).min(end - at);
+                if self.batch.spans.len() < self.batch.max_packets {
+                    self.batch.spans.push(Span { start: at, len, meta });
+                    self.batch.used = at + len;
+                } else {
+                    left_out += 1;
+                }
+                at += len.max(1);
             }
         }
+        left_out
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_reservation_that_is_dropped_gives_its_room_back() {
@@ -236,11 +305,56 @@ mod tests {
         for (buffer, text) in run.buffers().zip(["one", "two", "three"]) {
             buffer[..text.len()].copy_from_slice(text.as_bytes());
         }
-        run.commit([Some((b, 3)), None, Some((a, 5))]);
+        let one = |meta, len| Some(Filled { meta, len, stride: len });
+        assert_eq!(run.commit([one(b, 3), None, one(a, 5)]), 0);
         let held: Vec<_> = batch.iter().collect();
         assert_eq!(held, [(a, &b"first"[..]), (b, b"one"), (a, b"three")]);
         assert_eq!(batch.reserve_run(8, 11).count(), 0);
         batch.clear();
         assert_eq!(batch.reserve_run(2, 10).count(), 2);
+    }
+
+    #[test]
+    fn one_buffer_becomes_several_packets_as_far_as_there_are_places() {
+        let from = ([127, 0, 0, 1], 1).into();
+        let mut batch = DatagramBatch::with_capacity(40, 5);
+        let mut run = batch.reserve_run(2, 20);
+        for buffer in run.buffers() {
+            buffer.copy_from_slice(b"aaaabbbbccccddddeeee");
+        }
+        let filled = |len| Some(Filled { meta: from, len, stride: 4 });
+        assert_eq!(run.commit([filled(10), filled(20)]), 3);
+        let held: Vec<_> = batch.iter().map(|(_, bytes)| bytes).collect();
+        assert_eq!(held, [&b"aaaa"[..], b"bbbb", b"cc", b"aaaa", b"bbbb"]);
+        // An empty one, and one whose stride is nonsense.
+        let mut batch = DatagramBatch::with_capacity(40, 5);
+        let run = batch.reserve_run(2, 20);
+        let empty = Filled { meta: from, len: 0, stride: 0 };
+        assert_eq!(run.commit([Some(empty), Some(Filled { len: 2, ..empty })]), 0);
+        assert_eq!(batch.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [0, 1, 1]);
+    }
+
+    proptest! {
+        /// A train is a piece of the batch: cut at its stride, it is the packets it stands for.
+        #[test]
+        fn a_train_is_its_packets_and_ends_where_it_must(
+            packets in proptest::collection::vec((0_u16..2, 0_usize..4), 1..40),
+            most in 1_usize..8, bytes in 0_usize..20,
+        ) {
+            let mut batch = DatagramBatch::with_capacity(1000, 64);
+            for (n, (port, len)) in packets.iter().enumerate() {
+                prop_assert!(batch.push(([127, 0, 0, 1], *port).into(), &vec![n as u8; *len]));
+            }
+            let mut at = 0;
+            while let Some(train) = batch.train(at, most, bytes) {
+                prop_assert!(train.count >= 1 && train.count <= most);
+                prop_assert!(train.count == 1 || train.bytes.len() <= bytes);
+                let pieces = train.bytes.chunks(train.stride.max(1)).chain((train.stride == 0).then_some(&[][..]));
+                let held = (at..at + train.count).map(|n| batch.get(n).unwrap());
+                prop_assert!(pieces.map(|piece| (train.meta, piece)).eq(held));
+                at += train.count;
+            }
+            prop_assert_eq!(at, packets.len());
+        }
     }
 }

@@ -13,7 +13,7 @@ pub mod ipv4;
 pub mod tcp;
 pub mod udp;
 
-pub use batch::{Batch, DatagramBatch, HEADROOM, MAX_PACKET, PacketBatch, Reservation};
+pub use batch::{Batch, DatagramBatch, Filled, HEADROOM, MAX_PACKET, PacketBatch, Reservation, Train};
 
 /// Why bytes are not what they claim to be. Lengths in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,10 +1,13 @@
 //! The underlay on Linux: one UDP socket for IPv4, one for IPv6, on the same port, in batches.
+//!
+//! Equal datagrams for one destination leave as a train, one message that the kernel (or the network card) cuts, and
+//! arrive as one where the kernel could join them. Where that is refused, by kernel, socket or path, they go singly.
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -12,10 +15,10 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{setsockopt, sockopt},
 };
-use overlay_engine::packet::DatagramBatch;
+use overlay_engine::packet::{DatagramBatch, Filled};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::mmsg::{self, MAX_MESSAGES};
+use super::mmsg::{self, MAX_MESSAGES, MAX_SEGMENTS, MAX_TRAIN, Message};
 use crate::Transport;
 
 /// Bytes that the kernel is asked to hold for each socket: about 20 ms at 3 Gb/s, a few scheduler slices.
@@ -23,6 +26,16 @@ const SOCKET_BUFFER: usize = 8 << 20;
 
 /// The largest datagram in bytes that is received, until [`UdpTransport::set_max_datagram`]: a jumbo frame.
 const MAX_DATAGRAM: usize = 9216;
+
+/// Room in bytes for one message of joined datagrams: the kernel joins no more than an IP packet holds.
+const JOINED: usize = 65_535;
+
+/// How many messages are received with one call when the last ones were trains: about as many bytes as the cache holds
+/// beside what becomes of them.
+const TRAINS: usize = 4;
+
+/// How many trains in a row may be refused before the socket sends none any more. A single refusal may be the path's.
+const REFUSALS: u32 = 8;
 
 /// How often a full socket is waited for before what is left of the run is dropped, [`FULL_WAIT`] each.
 const FULL_RETRIES: u32 = 3;
@@ -34,12 +47,26 @@ const PORT_TRIES: u32 = 16;
 /// The UDP sockets of one gateway or hub.
 #[derive(Debug)]
 pub struct UdpTransport {
-    v4: Option<UdpSocket>,
-    v6: Option<UdpSocket>,
+    v4: Option<UnderlaySocket>,
+    v6: Option<UnderlaySocket>,
     port: u16,
     max_datagram: AtomicUsize,
     v6_first: AtomicBool,
     counters: Counters,
+}
+
+/// One socket, and what has been learnt of it.
+#[derive(Debug)]
+struct UnderlaySocket {
+    socket: UdpSocket,
+    /// Whether equal datagrams leave as trains.
+    cuts: AtomicBool,
+    /// Trains refused since the last one that was taken.
+    refusals: AtomicU32,
+    /// Whether the kernel joins what arrives.
+    joins: bool,
+    /// Whether what arrived last was joined.
+    joined: AtomicBool,
 }
 
 /// Datagrams that were not sent, or not received whole, since the start, by cause.
@@ -87,12 +114,12 @@ impl UdpTransport {
     /// As socket(2) and bind(2); `AddrInUse` when another program has the port.
     pub fn bind(address: Option<IpAddr>, port: u16) -> io::Result<Self> {
         let (v4, v6) = match address {
-            Some(ip @ IpAddr::V4(_)) => (Some(open(ip, port)?), None),
-            Some(ip @ IpAddr::V6(_)) => (None, Some(open(ip, port)?)),
+            Some(ip @ IpAddr::V4(_)) => (Some(UnderlaySocket::open(ip, port)?), None),
+            Some(ip @ IpAddr::V6(_)) => (None, Some(UnderlaySocket::open(ip, port)?)),
             None => bind_both(port)?,
         };
         let port = match v4.as_ref().or(v6.as_ref()) {
-            Some(socket) => socket.local_addr()?.port(),
+            Some(one) => one.socket.local_addr()?.port(),
             None => return Err(io::ErrorKind::Unsupported.into()),
         };
         Ok(Self {
@@ -113,7 +140,7 @@ impl UdpTransport {
 
     /// The sockets, to wait for with [`super::wait_readable`].
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.v4.iter().chain(&self.v6).map(AsFd::as_fd)
+        self.v4.iter().chain(&self.v6).map(|one| one.socket.as_fd())
     }
 
     /// Whether the host has IPv6 and a socket for it.
@@ -138,53 +165,92 @@ impl UdpTransport {
         }
     }
 
-    fn socket_for(&self, to: SocketAddr) -> Option<&UdpSocket> {
+    fn socket_for(&self, to: SocketAddr) -> Option<&UnderlaySocket> {
         if to.is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
     }
 
-    /// Sends the datagrams at positions `from..to`, all of one family, through `socket`.
+    /// Sends the datagrams at positions `from..to`, all of one family, through `one`.
     fn send_run(
         &self,
-        socket: &UdpSocket,
+        one: &UnderlaySocket,
         batch: &DatagramBatch,
         from: usize,
         to: usize,
     ) -> io::Result<usize> {
         let (mut at, mut sent, mut waits) = (from, 0, 0);
+        // Datagrams before this position go singly: their train was refused.
+        let mut single_until = from;
         while at < to {
-            match mmsg::send(socket.as_fd(), (at..to).filter_map(|position| batch.get(position))) {
+            // How many datagrams each message of this call holds.
+            let mut counts = [0_usize; MAX_MESSAGES];
+            let (mut next, mut slots) = (at, counts.iter_mut());
+            let messages = std::iter::from_fn(|| {
+                let alone = next < single_until || !one.cuts.load(Ordering::Relaxed);
+                let most = if alone { 1 } else { MAX_SEGMENTS.min(to - next) };
+                let train = batch.train(next, most, MAX_TRAIN).filter(|_| next < to)?;
+                *slots.next()? = train.count;
+                next += train.count;
+                let stride = if train.count > 1 { u16::try_from(train.stride).ok() } else { None };
+                Some(Message { to: train.meta, bytes: train.bytes, stride })
+            });
+            match mmsg::send(one.socket.as_fd(), messages) {
                 // The kernel takes none only when there is none.
                 Ok(0) => break,
-                Ok(count) => (at, sent, waits) = (at + count, sent + count, 0),
+                Ok(taken) => {
+                    let taken = counts.iter().take(taken);
+                    if taken.clone().any(|count| *count > 1) {
+                        one.refusals.store(0, Ordering::Relaxed);
+                    }
+                    let datagrams: usize = taken.sum();
+                    (at, sent, waits) = (at + datagrams, sent + datagrams, 0);
+                }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
                     Some(libc::EAGAIN | libc::ENOBUFS) if waits < FULL_RETRIES => {
                         waits += 1;
-                        wait_writable(socket)?;
+                        wait_writable(&one.socket)?;
                     }
                     Some(libc::EAGAIN | libc::ENOBUFS) => {
                         self.counters.no_buffer.fetch_add((to - at) as u64, Ordering::Relaxed);
                         break;
                     }
                     Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT) => return Err(error),
-                    code => {
-                        self.counters.of(code).fetch_add(1, Ordering::Relaxed);
-                        at += 1;
-                    }
+                    code => match counts.first() {
+                        Some(count) if *count > 1 && !is_unreachable(code) => {
+                            one.refused(code);
+                            single_until = at + count;
+                        }
+                        Some(count) if *count > 1 => {
+                            self.counters.unreachable.fetch_add(*count as u64, Ordering::Relaxed);
+                            at += count;
+                        }
+                        _ => {
+                            self.counters.of(code).fetch_add(1, Ordering::Relaxed);
+                            at += 1;
+                        }
+                    },
                 },
             }
         }
         Ok(sent)
     }
 
-    fn recv_from(&self, socket: &UdpSocket, batch: &mut DatagramBatch) -> io::Result<usize> {
-        let mut run = batch.reserve_run(MAX_MESSAGES, self.max_datagram.load(Ordering::Relaxed));
+    fn recv_from(&self, one: &UnderlaySocket, batch: &mut DatagramBatch) -> io::Result<usize> {
+        let largest = self.max_datagram.load(Ordering::Relaxed);
+        let (most, each) = if one.joins {
+            let places = (batch.places() / MAX_SEGMENTS).max(1);
+            let few = if one.joined.load(Ordering::Relaxed) { TRAINS } else { MAX_MESSAGES };
+            (few.min(places), JOINED)
+        } else {
+            (MAX_MESSAGES, largest)
+        };
+        let mut run = batch.reserve_run(most, each);
         if run.count() == 0 {
             return Ok(0);
         }
         let mut received = [None; MAX_MESSAGES];
         let got = loop {
-            match mmsg::receive(socket.as_fd(), run.buffers(), &mut received) {
+            match mmsg::receive(one.socket.as_fd(), run.buffers(), &mut received) {
                 Ok(got) => break got,
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => return Ok(0),
@@ -198,15 +264,50 @@ impl UdpTransport {
                 },
             }
         };
-        let whole = |one: Option<mmsg::Received>| {
-            one.filter(|one| !one.truncated).and_then(|one| Some((one.from?, one.len)))
-        };
-        let bad = received.iter().take(got).filter(|one| whole(**one).is_none()).count();
-        if bad > 0 {
-            self.counters.received_bad.fetch_add(bad as u64, Ordering::Relaxed);
+        let (mut count, mut bad, mut trains) = (0, 0, false);
+        let filled = received.into_iter().take(got).map(|message| {
+            let message = message?;
+            let stride = message.stride.unwrap_or(message.len);
+            let datagrams = message.len.div_ceil(stride.max(1)).max(1);
+            trains |= datagrams > 1;
+            if message.truncated || stride > largest || message.from.is_none() {
+                bad += datagrams;
+                return None;
+            }
+            count += datagrams;
+            Some(Filled { meta: message.from?, len: message.len, stride })
+        });
+        let left_out = run.commit(filled);
+        one.joined.store(trains, Ordering::Relaxed);
+        if bad + left_out > 0 {
+            self.counters.received_bad.fetch_add((bad + left_out) as u64, Ordering::Relaxed);
         }
-        run.commit(received.into_iter().take(got).map(whole));
-        Ok(got - bad)
+        Ok(count - left_out)
+    }
+}
+
+impl UnderlaySocket {
+    fn open(ip: IpAddr, port: u16) -> io::Result<Self> {
+        let socket = open(ip, port)?;
+        let cuts = AtomicBool::new(mmsg::can_cut(socket.as_fd()));
+        let joins = mmsg::join_received(socket.as_fd()).is_ok();
+        let (refusals, joined) = (AtomicU32::new(0), AtomicBool::new(false));
+        Ok(Self { socket, cuts, refusals, joins, joined })
+    }
+
+    /// Learns from the refusal of a train. A segment larger than the path takes is the path's affair (EMSGSIZE, and
+    /// EINVAL before Linux 6.14); a device that cannot add checksums says EIO; all else is final.
+    fn refused(&self, code: Option<i32>) {
+        let refusals = match code {
+            Some(libc::EMSGSIZE) => return,
+            Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP) => REFUSALS,
+            Some(libc::EINVAL | libc::EIO) => self.refusals.fetch_add(1, Ordering::Relaxed) + 1,
+            // The destination's affair, or an earlier datagram's: its datagrams are about to be tried one by one.
+            _ => return,
+        };
+        if refusals >= REFUSALS && self.cuts.swap(false, Ordering::Relaxed) {
+            tracing::info!(?code, "the kernel refuses UDP segmentation; datagrams go singly from now on");
+        }
     }
 }
 
@@ -247,9 +348,7 @@ impl Transport for UdpTransport {
 impl Counters {
     fn of(&self, code: Option<i32>) -> &AtomicU64 {
         match code {
-            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EHOSTDOWN) => {
-                &self.unreachable
-            }
+            code if is_unreachable(code) => &self.unreachable,
             Some(libc::ECONNREFUSED) => &self.refused,
             Some(libc::EMSGSIZE) => &self.too_big,
             Some(libc::EPERM | libc::EACCES) => &self.forbidden,
@@ -258,14 +357,19 @@ impl Counters {
     }
 }
 
-fn bind_both(port: u16) -> io::Result<(Option<UdpSocket>, Option<UdpSocket>)> {
+/// Whether the destination cannot be reached, by whatever is sent.
+fn is_unreachable(code: Option<i32>) -> bool {
+    matches!(code, Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EHOSTDOWN))
+}
+
+fn bind_both(port: u16) -> io::Result<(Option<UnderlaySocket>, Option<UnderlaySocket>)> {
     let mut tries = 0;
     loop {
         tries += 1;
-        let v4 = optional(open(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))?;
+        let v4 = optional(UnderlaySocket::open(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))?;
         let chosen =
-            v4.as_ref().map_or(Ok(port), |socket| Ok::<_, io::Error>(socket.local_addr()?.port()))?;
-        match optional(open(IpAddr::V6(Ipv6Addr::UNSPECIFIED), chosen)) {
+            v4.as_ref().map_or(Ok(port), |one| Ok::<_, io::Error>(one.socket.local_addr()?.port()))?;
+        match optional(UnderlaySocket::open(IpAddr::V6(Ipv6Addr::UNSPECIFIED), chosen)) {
             Ok(v6) => return Ok((v4, v6)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && port == 0 && tries < PORT_TRIES => {}
             Err(error) => return Err(error),
@@ -274,7 +378,7 @@ fn bind_both(port: u16) -> io::Result<(Option<UdpSocket>, Option<UdpSocket>)> {
 }
 
 /// `None` when the host lacks the address family.
-fn optional(socket: io::Result<UdpSocket>) -> io::Result<Option<UdpSocket>> {
+fn optional(socket: io::Result<UnderlaySocket>) -> io::Result<Option<UnderlaySocket>> {
     match socket {
         Ok(socket) => Ok(Some(socket)),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {

@@ -139,6 +139,7 @@ impl NodeSide {
                 mac: (config.device.mode == Mode::Tap).then(|| device_mac(config.overlay.cidr, slot.net()).0),
                 // Whatever the host sends is read: what is too big for the tunnel is told so.
                 mtu: u16::MAX,
+                offload: true,
                 recorded_index: known.as_ref().and_then(|record| record.index_of(&boot, &config.device.name)),
             };
             let opened = match TunDevice::open(&spec, &host).await {

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// A batch from the host: packets, and bytes for them. A read reserves the largest packet there may be, and keeps what came.
-const PACKETS: usize = 64;
+const PACKETS: usize = 128;
 const BYTES: usize = 256 * 1024;
 
 /// A batch from the underlay: datagrams, and bytes for them. Each message that is received may be a train of 64 KB and 64

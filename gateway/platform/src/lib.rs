@@ -116,6 +116,8 @@ pub struct DeviceSpec {
     pub mac: Option<[u8; 6]>,
     /// The largest IP packet in bytes that is read from it. A larger one (somebody raised the MTU) is dropped.
     pub mtu: u16,
+    /// Whether the host may hand over, and is given, super-packets of up to 64 KB (TUN only, and where the kernel can).
+    pub offload: bool,
     /// The interface index of the device that our record of this boot names: it is ours even when its mark is gone.
     pub recorded_index: Option<u32>,
 }

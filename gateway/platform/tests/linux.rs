@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "these are tests")]
 
 mod interrupted;
+mod super_packets;
 mod trains;
 
 use std::{
@@ -55,7 +56,7 @@ fn ip(arguments: &str) -> String {
 
 fn spec(layer: Layer) -> DeviceSpec {
     let mac = (layer == Layer::Tap).then_some([2, 0, 0, 0, 8, 57]);
-    DeviceSpec { name: "Overlay".into(), layer, mac, mtu: 1420, recorded_index: None }
+    DeviceSpec { name: "Overlay".into(), layer, mac, mtu: 1420, offload: true, recorded_index: None }
 }
 
 /// A bus that nobody serves: no resolved, as on most servers.

@@ -84,6 +84,7 @@ fn world() -> io::Result<&'static str> {
                 layer: Layer::Tun,
                 mac: None,
                 mtu: 1420,
+                offload: true,
                 recorded_index: None,
             };
             let opened = TunDevice::open(&spec, &host).await.map_err(io::Error::other)?;

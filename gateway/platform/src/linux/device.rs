@@ -4,17 +4,26 @@
 //! the process, a device that is left behind is recognisable even when the state folder is lost.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, IoSlice, Read, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use overlay_engine::packet::PacketBatch;
+use overlay_engine::packet::{MAX_PACKET, PacketBatch};
 use tokio::time::{Instant, sleep};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-use super::host::LinuxHost;
+use super::{
+    gro::{self, MAX_JOINED},
+    gso::Split,
+    host::LinuxHost,
+    virtio::{VIRTIO_HEADER, VirtioHeader},
+};
 use crate::{Device, DeviceError, DeviceIdentity, DeviceSpec, HostError, HostNet, Layer, Opened};
 
 /// Bytes of an Ethernet header with one VLAN tag (IEEE 802.1Q), in front of a TAP device's packets.
@@ -24,13 +33,31 @@ const ETHERNET_HEADER: usize = 18;
 const BUSY_WAIT: Duration = Duration::from_millis(500);
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 
-/// A TUN or TAP device with one queue, one system call a packet.
+/// A TUN or TAP device with one queue. A TUN device moves super-packets where the kernel can, cut and joined here; a TAP
+/// device, or an old kernel, costs a system call a packet.
 pub struct TunDevice {
     tun: SyncDevice,
     layer: Layer,
+    offload: Option<Offload>,
     largest: AtomicUsize,
     unread: AtomicU64,
     unwritten: AtomicU64,
+}
+
+/// A device whose packets bear a virtio header.
+struct Offload {
+    /// The device's descriptor once more.
+    file: File,
+    reader: Mutex<Reader>,
+    /// Whether UDP datagrams may be joined as well (Linux 6.2).
+    udp: AtomicBool,
+}
+
+/// The packet that was read last, and how far it has been cut.
+struct Reader {
+    buffer: Box<[u8]>,
+    len: usize,
+    split: Option<Split>,
 }
 
 /// Packets that did not pass the device since it was opened.
@@ -79,9 +106,11 @@ impl TunDevice {
         {
             host.set_mac(mac).await?;
         }
+        let offload = if tun.tcp_gso() { Some(Offload::new(&tun).map_err(opened)?) } else { None };
         let device = Self {
             tun,
             layer: spec.layer,
+            offload,
             largest: AtomicUsize::new(0),
             unread: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
@@ -95,6 +124,12 @@ impl TunDevice {
     pub fn set_mtu(&self, mtu: u16) {
         let header = if self.layer == Layer::Tap { ETHERNET_HEADER } else { 0 };
         self.largest.store(usize::from(mtu) + header, Ordering::Relaxed);
+    }
+
+    /// Whether super-packets pass the device.
+    #[must_use]
+    pub fn has_offload(&self) -> bool {
+        self.offload.is_some()
     }
 
     /// What the device carries.
@@ -124,6 +159,9 @@ impl AsFd for TunDevice {
 impl Device for TunDevice {
     fn read_batch(&self, batch: &mut PacketBatch) -> io::Result<usize> {
         let largest = self.largest.load(Ordering::Relaxed);
+        if let Some(offload) = &self.offload {
+            return offload.read_batch(batch, largest, &self.unread);
+        }
         let mut count = 0;
         // One byte more than the largest packet: the kernel cuts what does not fit without a word, and a packet that
         // fills the buffer is taken for one that was cut.
@@ -143,19 +181,134 @@ impl Device for TunDevice {
     }
 
     fn write_batch(&self, batch: &PacketBatch) -> io::Result<usize> {
+        if let Some(offload) = &self.offload {
+            return offload.write_batch(batch, &self.unwritten);
+        }
         let mut count = 0;
         for (_, packet) in batch.iter() {
             match self.tun.send(packet) {
                 Ok(_) => count += 1,
-                // The device was deleted under us.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF)) => {
-                    return Err(error);
-                }
+                Err(error) if is_gone(&error) => return Err(error),
                 Err(_) => _ = self.unwritten.fetch_add(1, Ordering::Relaxed),
             }
         }
         Ok(count)
     }
+}
+
+impl Offload {
+    fn new(tun: &SyncDevice) -> io::Result<Self> {
+        #[allow(unsafe_code, reason = "tun-rs gives its descriptor as a number only")]
+        // SAFETY: the descriptor belongs to `tun`, which outlives this call; what is kept is a duplicate.
+        let file = unsafe { BorrowedFd::borrow_raw(tun.as_raw_fd()) }.try_clone_to_owned()?.into();
+        let buffer = vec![0; VIRTIO_HEADER + MAX_PACKET + 1].into_boxed_slice();
+        let reader = Mutex::new(Reader { buffer, len: 0, split: None });
+        Ok(Self { file, reader, udp: AtomicBool::new(tun.udp_gso()) })
+    }
+
+    fn read_batch(&self, batch: &mut PacketBatch, largest: usize, unread: &AtomicU64) -> io::Result<usize> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = 0;
+        loop {
+            count += reader.cut(batch, largest, unread);
+            if reader.split.is_some() || batch.room() < largest {
+                return Ok(count);
+            }
+            match (&self.file).read(&mut reader.buffer) {
+                Ok(len) => reader.begin(len, unread),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return if count > 0 { Ok(count) } else { Err(error) },
+            }
+        }
+    }
+
+    fn write_batch(&self, batch: &PacketBatch, unwritten: &AtomicU64) -> io::Result<usize> {
+        let (mut at, mut taken) = (0, 0);
+        // Packets before this position go singly: the host refused them as one.
+        let mut single_until = 0;
+        while at < batch.len() {
+            let from = |at: usize| (at..batch.len()).filter_map(|n| batch.get(n)).map(|(_, packet)| packet);
+            let joined = match at < single_until {
+                true => None,
+                false => gro::join(from(at), self.udp.load(Ordering::Relaxed)),
+            };
+            let plain = VirtioHeader::default().bytes();
+            let mut slices = [IoSlice::new(&[]); MAX_JOINED + 1];
+            let count = match &joined {
+                Some((count, front)) => {
+                    let payloads = from(at).take(*count).map(|packet| gro::payload(front, packet));
+                    for (slice, bytes) in
+                        slices.iter_mut().zip(std::iter::once(front.bytes()).chain(payloads))
+                    {
+                        *slice = IoSlice::new(bytes);
+                    }
+                    *count
+                }
+                None => {
+                    let bytes = [&plain[..], batch.get(at).map_or(&[][..], |(_, packet)| packet)];
+                    for (slice, bytes) in slices.iter_mut().zip(bytes) {
+                        *slice = IoSlice::new(bytes);
+                    }
+                    1
+                }
+            };
+            let used = if joined.is_some() { count + 1 } else { 2 };
+            match (&self.file).write_vectored(slices.get(..used).unwrap_or_default()) {
+                Ok(_) => taken += count,
+                Err(error) if is_gone(&error) => return Err(error),
+                Err(error) if count > 1 && error.raw_os_error() == Some(libc::EINVAL) => {
+                    single_until = at + count;
+                    continue;
+                }
+                Err(_) => _ = unwritten.fetch_add(count as u64, Ordering::Relaxed),
+            }
+            at += count;
+        }
+        Ok(taken)
+    }
+}
+
+impl Reader {
+    /// Takes `len` bytes that were read.
+    fn begin(&mut self, len: usize, unread: &AtomicU64) {
+        self.len = len;
+        self.split = self
+            .buffer
+            .get_mut(..len)
+            .and_then(|bytes| bytes.split_first_chunk_mut())
+            .and_then(|(header, packet)| Split::new(VirtioHeader::read(*header), packet));
+        if self.split.is_none() {
+            unread.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Cuts what was read last into `batch`, as far as there is room, and returns how many packets that were.
+    fn cut(&mut self, batch: &mut PacketBatch, largest: usize, unread: &AtomicU64) -> usize {
+        let Some(mut split) = self.split.take() else { return 0 };
+        let packet = self.buffer.get(VIRTIO_HEADER..self.len).unwrap_or_default();
+        let mut count = 0;
+        while let Some(len) = split.next_len() {
+            if len > largest {
+                // Somebody raised the MTU: all of it is larger than what we may carry, but perhaps its end.
+                unread.fetch_add(1, Ordering::Relaxed);
+                return count;
+            }
+            let Some(mut room) = batch.reserve(len) else {
+                self.split = Some(split);
+                return count;
+            };
+            let Some(len) = split.write_next(packet, room.buffer()) else { return count };
+            room.commit((), len);
+            count += 1;
+        }
+        count
+    }
+}
+
+/// Whether the device was deleted under us.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF))
 }
 
 fn check_name(name: &str) -> Result<(), DeviceError> {
@@ -184,14 +337,30 @@ fn attach(spec: &DeviceSpec) -> Result<SyncDevice, DeviceError> {
         Layer::Tun => tun_rs::Layer::L3,
         Layer::Tap => tun_rs::Layer::L2,
     };
-    let name = spec.name.clone();
-    DeviceBuilder::new().name(&name).layer(layer).inherit_enable_state().build_sync().map_err(|source| {
-        match source.raw_os_error() {
-            Some(libc::EBUSY) => DeviceError::Busy { name },
-            Some(libc::EPERM | libc::EACCES) => DeviceError::Permission { name, source },
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => DeviceError::NoDriver { source },
-            _ => DeviceError::Io { name, source },
+    let build = |offload| {
+        DeviceBuilder::new()
+            .name(&spec.name)
+            .layer(layer)
+            .offload(offload)
+            .inherit_enable_state()
+            .build_sync()
+    };
+    // A TAP device's frames would have to be parsed behind an Ethernet header, and TAP is for switches and old
+    // clusters, not for speed.
+    let built = match build(spec.offload && spec.layer == Layer::Tun) {
+        // A kernel without the offload; or something else is wrong, and is said now. Without offload, tun-rs also
+        // switches off what an earlier run may have switched on in a device that outlived it.
+        Err(error) if spec.offload && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOTTY)) => {
+            build(false)
         }
+        built => built,
+    };
+    let name = spec.name.clone();
+    built.map_err(|source| match source.raw_os_error() {
+        Some(libc::EBUSY) => DeviceError::Busy { name },
+        Some(libc::EPERM | libc::EACCES) => DeviceError::Permission { name, source },
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => DeviceError::NoDriver { source },
+        _ => DeviceError::Io { name, source },
     })
 }
 

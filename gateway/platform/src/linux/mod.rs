@@ -3,6 +3,8 @@
 pub mod child;
 mod device;
 mod files;
+mod gro;
+mod gso;
 mod host;
 pub mod link;
 mod mmsg;
@@ -10,6 +12,7 @@ pub mod netns;
 pub mod resolved;
 mod rtnl;
 mod transport;
+mod virtio;
 mod wait;
 mod watch;
 

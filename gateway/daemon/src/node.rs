@@ -12,7 +12,7 @@ use overlay_engine::gateway::device_mac;
 use overlay_engine::{Engine, EngineSettings};
 use overlay_platform::change::{Change, DesiredHost, intended, slot_address};
 use overlay_platform::os::resolved::BusAddress;
-use overlay_platform::os::{DeviceWatch, LinuxHost, TunDevice, boot_id, check_kernel};
+use overlay_platform::os::{DeviceState, DeviceWatch, LinuxHost, TunDevice, boot_id, check_kernel};
 use overlay_platform::record::{Origin as AddedBy, Record};
 use overlay_platform::settle::{self, Cleared, Settled};
 use overlay_platform::{DeviceIdentity, DeviceSpec, HostNet as _, Layer, Outcome};
@@ -238,12 +238,18 @@ impl NodeSide {
     /// When the host does not say.
     pub async fn relearn(&mut self) -> Result<Vec<Ipv4Addr>, overlay_platform::HostError> {
         let Some(facts) = self.host.device().await? else {
+            self.watch.learnt(DeviceState::Gone);
             self.gone = true;
             self.live.clear();
             return Ok(Vec::new());
         };
         self.gone = facts.ifindex != self.record.device().ifindex;
         let held = self.host.device_addresses().await?;
+        self.watch.learnt(DeviceState::Present {
+            ifindex: facts.ifindex,
+            up: facts.up,
+            addresses: held.clone(),
+        });
         let missing = self.record.entries().iter().any(|entry| {
             matches!(entry.change, Change::Address { net } if entry.origin == AddedBy::Config && !held.contains(&net))
         });

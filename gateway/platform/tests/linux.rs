@@ -343,6 +343,24 @@ fn what_needs_a_device_says_that_there_is_none() {
 }
 
 #[test]
+fn a_change_that_the_caller_saw_and_that_is_undone_at_once_is_told() {
+    world(async || {
+        let opened = open(Layer::Tun).await.unwrap();
+        let mut watch = DeviceWatch::new("Overlay").unwrap();
+        let before = watch.next().await.unwrap();
+        ip("addr add 172.16.8.60/29 dev Overlay");
+        watch.learnt(DeviceState::Present {
+            ifindex: opened.identity.ifindex,
+            up: false,
+            addresses: host().device_addresses().await.unwrap(),
+        });
+        ip("addr del 172.16.8.60/29 dev Overlay");
+        let told = tokio::time::timeout(Duration::from_secs(2), watch.next()).await;
+        assert_eq!(told.expect("told").unwrap(), before);
+    });
+}
+
+#[test]
 fn the_watch_tells_of_foreign_addresses_at_once_and_of_a_burst_once() {
     world(async || {
         let mut watch = DeviceWatch::new("Overlay").unwrap();

@@ -96,6 +96,12 @@ impl DeviceWatch {
         }
     }
 
+    /// Takes what the caller has found by asking for himself: the next change is one from there. Otherwise a change that he has
+    /// seen and that is undone before [`DeviceWatch::next`] asks would leave him with it for ever.
+    pub fn learnt(&mut self, state: DeviceState) {
+        self.last = Some(state);
+    }
+
     /// Whether the link has been down since the last call. It may be up again by the time that it is asked for, without the
     /// routes that it had.
     pub fn take_went_down(&mut self) -> bool {

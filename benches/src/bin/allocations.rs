@@ -52,7 +52,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let library = build::example("count-allocations", "libcount_allocations.so")?;
     let mut contender = Contender::find(Program::OverlayGw)?.context("overlay-gw")?;
     leave_the_host()?;
-    let folder = tempfile::Builder::new().prefix("allocations.").tempdir()?;
+    let folder = tempfile::Builder::new().prefix("allocations.").tempdir_in("/run")?;
     contender.counts_allocations = Some((library, folder.path().to_owned()));
     let shape = if arguments.hub { Shape::Hub } else { Shape::Pair };
     let topology = Topology::lay(shape, false)?;

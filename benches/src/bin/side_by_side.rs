@@ -9,6 +9,7 @@ use overlay_benches::results::chart::svg;
 use overlay_benches::results::table::{Circumstances, markdown};
 use overlay_benches::schedule::{Plan, Test, carry_out};
 use overlay_benches::topology::leave_the_host;
+use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -98,8 +99,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
     if !arguments.smoke {
         let name = format!("{}{}", arguments.name, if arguments.wire { "-wire" } else { "" });
         fs::create_dir_all(&arguments.out).with_context(|| arguments.out.display().to_string())?;
-        for (ending, text) in [("md", table), ("svg", chart), ("json", serde_json::to_string_pretty(&runs)?)]
-        {
+        let titles: Vec<_> = contenders.iter().map(Contender::title).collect();
+        let json = json!({"circumstances": circumstances.line(), "programs": titles, "runs": runs});
+        let json = serde_json::to_string_pretty(&json)?;
+        for (ending, text) in [("md", table), ("svg", chart), ("json", json)] {
             let path = arguments.out.join(format!("{name}.{ending}"));
             fs::write(&path, text).with_context(|| path.display().to_string())?;
             eprintln!("wrote {}", path.display());

@@ -4,7 +4,7 @@ pub mod chart;
 pub mod table;
 
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A figure of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -111,6 +111,8 @@ pub struct Run {
     pub round: u32,
     /// What was measured.
     pub values: BTreeMap<Metric, f64>,
+    /// What may well be more: the measuring program could not offer more.
+    pub at_least: BTreeSet<Metric>,
     /// What failed, in words.
     pub errors: Vec<String>,
     /// Share of the machine (0 to 1) that other programs used meanwhile.
@@ -123,8 +125,8 @@ impl Run {
     /// A turn of which nothing is known yet.
     #[must_use]
     pub fn new(contender: &'static str, round: u32) -> Self {
-        let (values, errors) = (BTreeMap::new(), Vec::new());
-        Self { contender, round, values, errors, foreign_share: 0.0, disturbed: false }
+        let (values, at_least, errors) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+        Self { contender, round, values, at_least, errors, foreign_share: 0.0, disturbed: false }
     }
 }
 

@@ -61,7 +61,7 @@ pub fn markdown(runs: &[Run], contenders: &[Contender], circumstances: &Circumst
     }
     text += &format!(
         "\nIn brackets: the least and the most of the rounds. UDP: the best rate delivered at a loss of at most 1 %, found by a search \
-         for each program. CPU: seconds of the tunnel's processes per gigabyte of one TCP stream. Memory: the most that a \
+         for each program; ≥: the sender could not offer more. CPU: seconds of the tunnel's processes per gigabyte of one TCP stream. Memory: the most that a \
          process held.\n\nMade with `{}`.\n",
         circumstances.command
     );
@@ -79,6 +79,8 @@ pub fn markdown(runs: &[Run], contenders: &[Contender], circumstances: &Circumst
 fn cell(runs: &[Run], contender: &str, metric: Metric) -> String {
     let Some(spread) = spread(runs, contender, metric) else { return "–".to_owned() };
     let [median, least, most] = [spread.median, spread.least, spread.most].map(|value| metric.format(value));
+    let at_least = runs.iter().any(|run| run.contender == contender && run.at_least.contains(&metric));
+    let median = if at_least { format!("≥ {median}") } else { median };
     if least == most { median } else { format!("{median} ({least}–{most})") }
 }
 

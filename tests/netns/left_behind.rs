@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, foreign_address_survives_the_removal_of_ours),
         case!(functional, foreign_route_and_rule_survive),
         case!(functional, what_is_ours_comes_back_when_somebody_takes_it_away),
+        case!(functional, device_that_somebody_deletes_comes_back_with_all_that_is_ours),
         case!(functional, listener_that_somebody_else_brings_back_is_his),
         case!(functional, down_clears_the_one_that_is_meant),
         case!(functional, foreign_address_taken_away_is_not_brought_back),
@@ -107,6 +108,22 @@ fn what_is_ours_comes_back_when_somebody_takes_it_away(world: &World) {
     node.ok("ip link set Overlay down");
     std::thread::sleep(Duration::from_millis(1500));
     assert!(routes().is_empty() && !node.has_carrier("Overlay"));
+    gw.stop();
+    assert!(!node.has_link("Overlay"));
+}
+
+fn device_that_somebody_deletes_comes_back_with_all_that_is_ours(world: &World) {
+    let node = world.node("cluster-1", 11);
+    let gw = Gateway::start(&node, "up --slot 56");
+    gw.client("listener add 172.16.8.59").exits(0);
+    let routes = || node.ok("ip route show dev Overlay");
+    let before = routes();
+    node.ok("ip link delete Overlay");
+    until("device, addresses and routes are back", || {
+        node.addresses("Overlay").len() == 3 && routes() == before && node.has_carrier("Overlay")
+    });
+    node.reaches("172.16.8.56");
+    until("the listener is known", || gw.status().listener("172.16.8.59") == Some("command"));
     gw.stop();
     assert!(!node.has_link("Overlay"));
 }

@@ -15,6 +15,7 @@ use overlay_tests::world::World;
 pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, reload_adds_and_removes_members_and_routes),
+        case!(functional, hangup_reloads_and_a_dns_server_without_resolved_is_a_warning),
         case!(functional, reload_of_an_invalid_file_changes_nothing),
         case!(functional, mistakes_are_reported_with_their_place_and_change_nothing),
         case!(functional, several_mistakes_are_reported_in_one_go),
@@ -69,6 +70,26 @@ fn reload_adds_and_removes_members_and_routes(world: &World) {
     member.gw().client("reload").exits(0);
     assert_eq!(member.node.ok(route), "");
     hub.stop();
+}
+
+fn hangup_reloads_and_a_dns_server_without_resolved_is_a_warning(world: &World) {
+    let mut overlay = Overlay::started(world, &[56]);
+    let member = overlay.node_mut(56);
+    member.file.line("[overlay]", "dns = [\"172.16.8.65\"]");
+    member.write();
+    let resolv_conf = member.node.ok("cat /etc/resolv.conf");
+    let hangup = format!("kill -HUP {}", member.gw().status().0["pid"]);
+    member.node.ok(&hangup);
+    let warned = |status: overlay_tests::gateway::Status| {
+        status.0["warnings"].as_array().unwrap().iter().any(|warning| warning["code"] == "no_resolved")
+    };
+    until("the warning is in the status", || warned(member.gw().status()));
+    assert!(member.gw().status().session(HUB));
+    assert_eq!(member.node.ok("cat /etc/resolv.conf"), resolv_conf, "never rewritten");
+    member.file.replace("dns", "");
+    member.write();
+    member.node.ok(&hangup);
+    until("it is gone", || !warned(member.gw().status()));
 }
 
 fn reload_of_an_invalid_file_changes_nothing(world: &World) {

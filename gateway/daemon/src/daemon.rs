@@ -432,7 +432,10 @@ impl Daemon {
             self.resolver =
                 tokio::task::spawn_local(resolve::run(Arc::clone(&self.engine), resolve::named(&config)));
         }
-        self.warnings = config.warnings.iter().map(Warning::from).collect();
+        // What the old file was warned of goes; what was found at the start (the clock) stays.
+        let old: Vec<Warning> = self.config.warnings.iter().map(Warning::from).collect();
+        self.warnings.retain(|warning| !old.contains(warning));
+        self.warnings.extend(config.warnings.iter().map(Warning::from));
         self.config = config;
         Ok(json!({ "changed": changed }))
     }

@@ -48,6 +48,9 @@ struct Arguments {
     /// One short round that shows that everything works. Its figures mean nothing, and no file is written
     #[arg(long)]
     smoke: bool,
+    /// Do not wait for a quiet machine, nor repeat what was disturbed
+    #[arg(long)]
+    hurry: bool,
     /// The programs that are here, and nothing else
     #[arg(long)]
     list: bool,
@@ -137,7 +140,7 @@ fn plan(arguments: &Arguments) -> Plan {
         wire: arguments.wire,
         rivals_tests: tests.clone(),
         tests,
-        insists_on_quiet: true,
+        insists_on_quiet: !arguments.hurry,
     }
 }
 

@@ -134,7 +134,7 @@ fn plan(arguments: &Arguments) -> Plan {
     Plan {
         rounds: arguments.rounds.max(1),
         transfer: Duration::from_secs(arguments.secs.max(1)),
-        probe: Duration::from_millis(400),
+        probe: Duration::from_secs(1),
         search_steps: 5,
         pings: 300,
         wire: arguments.wire,

@@ -1,4 +1,5 @@
-//! UDP: numbered datagrams at a given rate, and the search for the highest rate at which at most 1 % is lost.
+//! UDP: numbered datagrams at a given rate, and the search for the highest rate at which at most 1 % is lost and none lies in a
+//! queue for long.
 //!
 //! A sender and a receiver, each on a thread in its own namespace, move batches with sendmmsg(2) and recvmmsg(2): what they cost
 //! is the same for every contender. A delivered datagram is one whose number came for the first time.
@@ -36,20 +37,26 @@ const SILENCE: Duration = Duration::from_millis(300);
 /// Loss up to which a rate counts (RFC 2544 would have none; a tunnel without a queue for a burst would then never count).
 pub const TOLERATED_LOSS: f64 = 0.01;
 
+/// How long after the last datagram was sent the last one may arrive. What comes later lay in a queue: a rate that only fills
+/// queues is not carried, and would count for more the deeper a program's buffers are.
+pub const TOLERATED_BACKLOG: Duration = Duration::from_millis(20);
+
 /// What became of one rate.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Probe {
     /// Datagrams a second that the sender got rid of.
     pub offered: f64,
-    /// Datagrams a second that arrived.
+    /// Datagrams a second that arrived, over the time until the last one did.
     pub delivered: f64,
     /// Share of the sent that did not arrive, 0 to 1.
     pub loss: f64,
+    /// How long after the end of the sending the last one arrived.
+    pub backlog: Duration,
 }
 
 impl Probe {
     fn holds(&self) -> bool {
-        self.loss <= TOLERATED_LOSS
+        self.loss <= TOLERATED_LOSS && self.backlog <= TOLERATED_BACKLOG
     }
 }
 
@@ -137,6 +144,10 @@ pub fn probe(
 ) -> Result<Probe> {
     ensure!((8..=ROOM).contains(&search.payload), "a payload of {} bytes has no room", search.payload);
     let sent_all = AtomicBool::new(false);
+    // What an earlier probe left in a queue is not taken for this one's.
+    let mut series = [0; 4];
+    getrandom::fill(&mut series)?;
+    let series = u64::from(u32::from_ne_bytes(series)) << 32;
     let (ready, wait) = mpsc::channel();
     thread::scope(|scope| {
         let receiver = scope.spawn(|| {
@@ -144,23 +155,25 @@ pub fn probe(
                 let socket = open()?;
                 bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(address, PORT)))?;
                 let _ = ready.send(());
-                receive(&socket, &sent_all)
+                receive(&socket, series, &sent_all)
             })
         });
         let _ = wait.recv_timeout(Duration::from_secs(5));
         let sent = netns::run_in(from, || {
             let socket = open()?;
             connect(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(address, PORT)))?;
-            send(&socket, search, rate)
+            send(&socket, search, series, rate)
         });
         sent_all.store(true, Relaxed);
-        let received = receiver.join().map_err(|_| anyhow!("the receiver panicked"))??;
-        let (sent, time) = sent?;
-        let time = time.as_secs_f64();
+        let (received, last) = receiver.join().map_err(|_| anyhow!("the receiver panicked"))??;
+        let (sent, start, end) = sent?;
+        let backlog = last.saturating_duration_since(end);
+        let time = (end - start).as_secs_f64();
         Ok(Probe {
             offered: sent as f64 / time,
-            delivered: received as f64 / time,
+            delivered: received as f64 / (time + backlog.as_secs_f64()),
             loss: 1.0 - received as f64 / sent.max(1) as f64,
+            backlog,
         })
     })
 }
@@ -177,8 +190,8 @@ fn open() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Sends for `search.time`, and returns how many and how long it took.
-fn send(socket: &OwnedFd, search: Search, rate: f64) -> io::Result<(u64, Duration)> {
+/// Sends for `search.time`, and returns how many, and from when to when.
+fn send(socket: &OwnedFd, search: Search, series: u64, rate: f64) -> io::Result<(u64, Instant, Instant)> {
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut buffers = vec![[0; ROOM]; BATCH];
     let nowhere = [None; BATCH];
@@ -187,7 +200,7 @@ fn send(socket: &OwnedFd, search: Search, rate: f64) -> io::Result<(u64, Duratio
     loop {
         let elapsed = start.elapsed();
         if elapsed >= search.time {
-            return Ok((sent, elapsed));
+            return Ok((sent, start, start + elapsed));
         }
         let due = (elapsed.as_secs_f64() * rate) as u64;
         let count = due.saturating_sub(sent).min(BATCH as u64) as usize;
@@ -197,7 +210,7 @@ fn send(socket: &OwnedFd, search: Search, rate: f64) -> io::Result<(u64, Duratio
         }
         for (number, buffer) in (sent..).zip(buffers.iter_mut().take(count)) {
             if let Some(field) = buffer.first_chunk_mut() {
-                *field = number.to_le_bytes();
+                *field = (series | number).to_le_bytes();
             }
         }
         let payload = |buffer| <[u8; ROOM]>::as_slice(buffer).get(..search.payload).unwrap_or_default();
@@ -212,8 +225,8 @@ fn send(socket: &OwnedFd, search: Search, rate: f64) -> io::Result<(u64, Duratio
     }
 }
 
-/// Counts the numbers that arrive, until all were sent and there is silence.
-fn receive(socket: &OwnedFd, sent_all: &AtomicBool) -> io::Result<u64> {
+/// Counts the numbers that arrive, until all were sent and there is silence. How many, and when the last one came.
+fn receive(socket: &OwnedFd, series: u64, sent_all: &AtomicBool) -> io::Result<(u64, Instant)> {
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut buffers = vec![[0; ROOM]; BATCH];
     let mut seen = Seen::default();
@@ -221,7 +234,7 @@ fn receive(socket: &OwnedFd, sent_all: &AtomicBool) -> io::Result<u64> {
     loop {
         let mut wanted = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         match poll(&mut wanted, PollTimeout::from(50_u8)) {
-            Ok(0) if sent_all.load(Relaxed) && last.elapsed() >= SILENCE => return Ok(seen.count),
+            Ok(0) if sent_all.load(Relaxed) && last.elapsed() >= SILENCE => return Ok((seen.count, last)),
             Ok(0) | Err(Errno::EINTR) => continue,
             Ok(_) => {}
             Err(error) => return Err(error.into()),
@@ -234,7 +247,8 @@ fn receive(socket: &OwnedFd, sent_all: &AtomicBool) -> io::Result<u64> {
                 Err(error) => return Err(error.into()),
             };
         for buffer in buffers.iter().take(count) {
-            seen.note(u64::from_le_bytes(*buffer.first_chunk().unwrap_or(&[0; 8])));
+            // Of another series, the number is beyond all that count.
+            seen.note(u64::from_le_bytes(*buffer.first_chunk().unwrap_or(&[0; 8])) ^ series);
         }
         last = Instant::now();
     }
@@ -276,7 +290,7 @@ mod tests {
         move |_, rate| {
             let offered = rate.min(most);
             let delivered = offered.min(capacity);
-            Ok(Probe { offered, delivered, loss: 1.0 - delivered / offered })
+            Ok(Probe { offered, delivered, loss: 1.0 - delivered / offered, backlog: Duration::ZERO })
         }
     }
 
@@ -299,6 +313,18 @@ mod tests {
     #[test]
     fn a_tunnel_that_carries_nothing_has_no_rate() {
         assert_eq!(search(SEARCH, tunnel(10.0, f64::INFINITY)).unwrap().rate, 0.0);
+    }
+
+    #[test]
+    fn a_rate_that_only_fills_queues_does_not_count() {
+        let capacity = 100_000.0_f64;
+        let found = search(SEARCH, |_, rate| {
+            // One second of sending; everything is kept, and comes late.
+            let backlog = Duration::from_secs_f64((rate / capacity - 1.0).max(0.0));
+            Ok(Probe { offered: rate, delivered: capacity.min(rate), loss: 0.0, backlog })
+        });
+        let rate = found.unwrap().rate;
+        assert!((capacity * 0.97..=capacity).contains(&rate), "{rate}");
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub fn markdown(runs: &[Run], contenders: &[Contender], circumstances: &Circumst
         text += &format!("| {title}{mark} | {} |\n", cells.join(" | "));
     }
     text += &format!(
-        "\nIn brackets: the least and the most of the rounds. UDP: the best rate delivered at a loss of at most 1 %, found by a search \
+        "\nIn brackets: the least and the most of the rounds. UDP: the best rate delivered at a loss of at most 1 % and a backlog of at most 20 ms, found by a search \
          for each program; ≥: the sender could not offer more. CPU: seconds of the tunnel's processes per gigabyte of one TCP stream. Memory: the most that a \
          process held.\n\nMade with `{}`.\n",
         circumstances.command

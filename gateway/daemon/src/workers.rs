@@ -158,7 +158,9 @@ fn from_host<D: Device + AsFd, T: Transport>(
 fn from_underlay<D: Device, T: Transport + AsFdList>(shared: &Shared<D, T>, waker: &Waker) -> io::Result<()> {
     let mut batch = DatagramBatch::with_capacity(DATAGRAM_BYTES, DATAGRAMS);
     let mut out = Output::for_batch(DATAGRAM_BYTES, DATAGRAMS);
-    while !wait_readable(&shared.transport.fds(), waker, None)?.woken {
+    // Once: the list is made anew at each call.
+    let fds = shared.transport.fds();
+    while !wait_readable(&fds, waker, None)?.woken {
         loop {
             batch.clear();
             if shared.transport.recv_batch(&mut batch)? == 0 {

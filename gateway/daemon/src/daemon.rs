@@ -11,7 +11,7 @@ use crate::random;
 use crate::resolve;
 use crate::state::StateFolder;
 use crate::status::{Facts, Listener, Status, Warning};
-use crate::workers::{Shared, Workers};
+use crate::workers::{Queue, Spread, Workers};
 use overlay_config::{Config, HostFacts, PrivateKey};
 use overlay_engine::{Engine, EngineSettings, Output};
 use overlay_platform::HostNet as _;
@@ -142,7 +142,11 @@ pub struct Daemon {
     instance: String,
     state: StateFolder,
     engine: Arc<Engine>,
+    /// Serves the timers as well.
     transport: Arc<UdpTransport>,
+    /// The other queues' sockets, on the same port.
+    beside: Vec<Arc<UdpTransport>>,
+    spread: Spread,
     since: Instant,
     warnings: Vec<Warning>,
     node: Option<NodeSide>,
@@ -168,8 +172,12 @@ pub async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
     transport.set_max_datagram(largest_datagram(&config));
-    let transport = Arc::new(transport);
     engine.set_listen_port(transport.local_port());
+    let spread = Spread::here(config.device.queues);
+    let queues = node.as_ref().map_or(spread.queues, |node| node.queues().len());
+    let beside = (1..queues).map(|_| transport.add_queue().map(Arc::new)).collect::<Result<_, _>>();
+    let beside = beside.map_err(anyhow::Error::from)?;
+    let transport = Arc::new(transport);
     let mut daemon = Daemon {
         resolver: tokio::task::spawn_local(resolve::run(Arc::clone(&engine), resolve::named(&config))),
         config,
@@ -178,6 +186,8 @@ pub async fn run(
         state,
         engine,
         transport,
+        beside,
+        spread,
         since: Instant::now(),
         warnings,
         node,
@@ -246,13 +256,20 @@ pub async fn run(
 
 impl Daemon {
     fn start_workers(&mut self) -> Result<(), Failure> {
-        let shared = Shared::<TunDevice, UdpTransport> {
-            engine: Arc::clone(&self.engine),
-            device: self.node.as_ref().and_then(NodeSide::device),
-            transport: Arc::clone(&self.transport),
-        };
+        let devices = self.node.as_ref().map(NodeSide::queues).unwrap_or_default();
+        let queues: Vec<_> = std::iter::once(&self.transport)
+            .chain(&self.beside)
+            .enumerate()
+            .map(|(n, transport)| Queue::<TunDevice, UdpTransport> {
+                engine: Arc::clone(&self.engine),
+                // A device that was made anew may have fewer queues than the one before.
+                device: devices.get(n).or(devices.first()).cloned(),
+                reads_device: n < devices.len(),
+                transport: Arc::clone(transport),
+            })
+            .collect();
         let failures = self.failures.clone();
-        let workers = Workers::start(&shared, move |what, error| {
+        let workers = Workers::start(&queues, self.spread, &move |what, error| {
             tracing::error!(%error, "the {what} failed");
             let _ = failures.send(what);
         });
@@ -320,7 +337,7 @@ impl Daemon {
     /// What did not pass the device and the underlay's sockets, by the names of `status --json`.
     fn drops_outside(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let underlay = self.transport.errors();
-        let device = self.node.as_ref().and_then(NodeSide::device).map(|device| device.drops());
+        let device = self.node.as_ref().and_then(|node| node.queues().first()).map(|device| device.drops());
         let device = device
             .into_iter()
             .flat_map(|drops| [("device_too_big", drops.too_big), ("device_not_taken", drops.not_taken)]);
@@ -377,7 +394,7 @@ impl Daemon {
     }
 
     async fn revive(&mut self) {
-        if let Some(node) = self.node.as_mut().filter(|node| node.device().is_none())
+        if let Some(node) = self.node.as_mut().filter(|node| node.queues().is_empty())
             && let Err(failure) = node.reopen(&self.config, &self.state).await
         {
             tracing::warn!("{failure}");

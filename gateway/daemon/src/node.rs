@@ -7,6 +7,7 @@ use crate::exit::Failure;
 use crate::random;
 use crate::state::StateFolder;
 use crate::status::{Listener, Warning};
+use crate::workers::Spread;
 use overlay_config::{Config, Mode, Overrides, Slot};
 use overlay_engine::gateway::device_mac;
 use overlay_engine::{Engine, EngineSettings};
@@ -82,7 +83,7 @@ pub struct NodeSide {
     host: LinuxHost,
     watch: DeviceWatch,
     record: Record,
-    device: Option<Arc<TunDevice>>,
+    queues: Vec<Arc<TunDevice>>,
     adopted: bool,
     gone: bool,
     /// The link is up: while it is not, the kernel takes no route.
@@ -132,7 +133,7 @@ impl NodeSide {
             };
             Record::open(state.path(), &boot, &unmade).map_err(|error| untouched(in_words(error)))?;
         }
-        let (device, identity, adopted) = {
+        let (queues, identity, adopted) = {
             let spec = DeviceSpec {
                 name: config.device.name.clone(),
                 layer: layer(config.device.mode),
@@ -151,7 +152,11 @@ impl NodeSide {
                     return Err(untouched(in_words(error)));
                 }
             };
-            (Arc::new(opened.device), opened.identity, opened.adopted)
+            (
+                open_queues(opened.device, Spread::here(config.device.queues).queues),
+                opened.identity,
+                opened.adopted,
+            )
         };
         let failed = |error: String| (Failure::bad_input(error, FIX_HOST), !adopted);
         let watch = DeviceWatch::new(&config.device.name).map_err(|error| failed(error.to_string()))?;
@@ -161,7 +166,7 @@ impl NodeSide {
             host,
             watch,
             record,
-            device: Some(device),
+            queues,
             adopted,
             gone: false,
             up: true,
@@ -184,10 +189,10 @@ impl NodeSide {
         Ok(node)
     }
 
-    /// The device, for the packet path.
+    /// The queues of the device, for the packet path; none while it is closed.
     #[must_use]
-    pub fn device(&self) -> Option<Arc<TunDevice>> {
-        self.device.clone()
+    pub fn queues(&self) -> &[Arc<TunDevice>] {
+        &self.queues
     }
 
     /// The device was there before.
@@ -386,7 +391,7 @@ impl NodeSide {
 
     /// Lets go of the device: it stays, without carrier.
     pub fn close(&mut self) {
-        self.device = None;
+        self.queues.clear();
     }
 
     /// Makes or adopts the device again.
@@ -394,7 +399,7 @@ impl NodeSide {
     /// # Errors
     /// As for a start.
     pub async fn reopen(&mut self, config: &Config, state: &StateFolder) -> Result<(), Failure> {
-        self.device = None;
+        self.queues.clear();
         *self = Self::open(config, state).await?;
         Ok(())
     }
@@ -404,8 +409,8 @@ impl NodeSide {
     /// # Errors
     /// What the host refuses; it stays in the record.
     pub async fn clear(self) -> Result<Value, Failure> {
-        let Self { host, record, watch, device, .. } = self;
-        drop((watch, device));
+        let Self { host, record, watch, queues, .. } = self;
+        drop((watch, queues));
         let boot = record.boot_id().to_owned();
         let name = record.device().name.clone();
         let cleared = settle::clear(&host, Some(record), &boot).await.map_err(in_words)?;
@@ -502,6 +507,22 @@ fn desired(config: &Config, slot: Slot) -> DesiredHost {
         dns: config.overlay.dns.clone(),
         mtu: config.device.mtu,
     }
+}
+
+/// The device's queues, as many as it gives.
+fn open_queues(device: TunDevice, wanted: usize) -> Vec<Arc<TunDevice>> {
+    let mut queues = vec![Arc::new(device)];
+    while queues.len() < wanted {
+        match queues.first().map(|first| first.add_queue()) {
+            Some(Ok(queue)) => queues.push(Arc::new(queue)),
+            Some(Err(error)) => {
+                tracing::warn!(%error, wanted, opened = queues.len(), "the device gives fewer queues than it should");
+                break;
+            }
+            None => break,
+        }
+    }
+    queues
 }
 
 fn layer(mode: Mode) -> Layer {

@@ -8,7 +8,7 @@
 use crate::counters::{DropReason, Drops};
 use crate::gateway::{Answer, Gateway, IcmpError};
 use crate::host_side::HostSide;
-use crate::listener::{LiveAddresses, Liveness};
+use crate::listener::{LiveAddresses, LiveNow, Liveness};
 use crate::output::Output;
 use crate::packet::ipv4::{self, Ipv4};
 use crate::packet::{DatagramBatch, PacketBatch};
@@ -216,6 +216,7 @@ impl Engine {
     /// Datagrams that came from the underlay, each with its source.
     pub fn handle_underlay(&self, now: Instant, datagrams: &DatagramBatch, out: &mut Output) {
         let (table, guard) = (self.table.load(), self.guard.load());
+        let view = View { now, table: &table, live: self.live.load() };
         let mut run: Option<(&Peer, LinkGuard<'_>)> = None;
         for (from, datagram) in datagrams.iter() {
             if in_overlay(&table, from) {
@@ -245,27 +246,23 @@ impl Engine {
                 run = Some((peer, peer.link.lock()));
             }
             if let Some((_, link)) = run.as_mut() {
-                self.peer_datagram(now, &table, peer, link, from, datagram, out);
+                self.peer_datagram(&view, peer, link, from, datagram, out);
             }
         }
         drop(run);
         self.send_relay(now, &table, out);
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one datagram with all that is known of it; inlined into its only caller"
-    )]
     fn peer_datagram(
         &self,
-        now: Instant,
-        table: &Table,
+        view: &View<'_>,
         peer: &Peer,
         link: &mut LinkGuard<'_>,
         from: SocketAddr,
         datagram: &[u8],
         out: &mut Output,
     ) {
+        let View { now, table, .. } = *view;
         let is_hub = table.settings.role == RoleSettings::Hub;
         // Opened where it will lie when it is accepted: in the device's batch (behind an Ethernet header on a TAP), or
         // in the relay batch of a hub.
@@ -304,7 +301,7 @@ impl Engine {
                 link.received(len);
                 link.send_waiting(now, &mut out.net, &self.drops);
                 let packet = buffer.get_mut(..len).unwrap_or_default();
-                return match self.delivered(now, table, peer, packet, &mut out.scratch) {
+                return match self.delivered(view, peer, packet, &mut out.scratch) {
                     Delivery::Host(destination) => {
                         self.host_side.write_header(room.buffer(), destination);
                         room.commit((), head + len);
@@ -332,14 +329,8 @@ impl Engine {
     }
 
     /// A packet from `peer` at a node: what becomes of it.
-    fn delivered(
-        &self,
-        now: Instant,
-        table: &Table,
-        peer: &Peer,
-        packet: &mut [u8],
-        scratch: &mut [u8],
-    ) -> Delivery {
+    fn delivered(&self, view: &View<'_>, peer: &Peer, packet: &mut [u8], scratch: &mut [u8]) -> Delivery {
+        let View { now, table, .. } = *view;
         let Some(slot) = table.settings.slot() else { return Delivery::Drop };
         let Some(ip) = self.parse(packet) else { return Delivery::Drop };
         let destination = ip.destination();
@@ -356,7 +347,7 @@ impl Engine {
             return Delivery::Drop;
         }
         if destination != slot.gateway() {
-            match self.live.state(destination) {
+            match view.live.state(destination) {
                 Liveness::Live => return Delivery::Host(destination),
                 Liveness::Unknown => {
                     self.drops.count(DropReason::ListenerUnknown);
@@ -474,6 +465,13 @@ impl Engine {
         }
         Ipv4::parse(packet).inspect_err(|_| self.drops.count(DropReason::Malformed)).ok()
     }
+}
+
+/// What holds for a whole batch from the underlay.
+struct View<'a> {
+    now: Instant,
+    table: &'a Table,
+    live: LiveNow,
 }
 
 /// What becomes of a packet at a node.

@@ -1,6 +1,6 @@
 //! Which addresses are live: those of the slot that are on the device now, as the platform reads them.
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -28,10 +28,22 @@ impl LiveAddresses {
         }));
     }
 
+    /// What is known now, for a whole batch.
+    #[must_use]
+    pub fn load(&self) -> LiveNow {
+        LiveNow(self.0.load())
+    }
+}
+
+/// What was known of the addresses on the device at one moment.
+#[derive(Debug)]
+pub struct LiveNow(Guard<Option<Arc<Vec<Ipv4Addr>>>>);
+
+impl LiveNow {
     /// Whether `address` is on the device.
     #[must_use]
     pub fn state(&self, address: Ipv4Addr) -> Liveness {
-        match &*self.0.load() {
+        match &*self.0 {
             Some(live) if live.binary_search(&address).is_ok() => Liveness::Live,
             Some(_) => Liveness::Offline,
             None => Liveness::Unknown,
@@ -47,12 +59,12 @@ mod tests {
     fn an_address_is_live_while_it_is_on_the_device_and_unknown_before_anyone_looked() {
         let live = LiveAddresses::default();
         let [a, b] = [Ipv4Addr::new(172, 16, 8, 57), Ipv4Addr::new(172, 16, 8, 59)];
-        assert_eq!(live.state(a), Liveness::Unknown);
+        assert_eq!(live.load().state(a), Liveness::Unknown);
         live.set(Some(vec![b, a]));
-        assert_eq!((live.state(a), live.state(b)), (Liveness::Live, Liveness::Live));
+        assert_eq!((live.load().state(a), live.load().state(b)), (Liveness::Live, Liveness::Live));
         live.set(Some(vec![a]));
-        assert_eq!(live.state(b), Liveness::Offline);
+        assert_eq!(live.load().state(b), Liveness::Offline);
         live.set(None);
-        assert_eq!(live.state(a), Liveness::Unknown);
+        assert_eq!(live.load().state(a), Liveness::Unknown);
     }
 }

@@ -8,7 +8,7 @@ use std::{
     io::{self, IoSlice, Read, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -33,12 +33,18 @@ const ETHERNET_HEADER: usize = 18;
 const BUSY_WAIT: Duration = Duration::from_millis(500);
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 
-/// A TUN or TAP device with one queue. A TUN device moves super-packets where the kernel can, cut and joined here; a TAP
+/// One queue of a TUN or TAP device. A TUN device moves super-packets where the kernel can, cut and joined here; a TAP
 /// device, or an old kernel, costs a system call a packet.
 pub struct TunDevice {
     tun: SyncDevice,
     layer: Layer,
     offload: Option<Offload>,
+    shared: Arc<Shared>,
+}
+
+/// What the queues of one device have in common.
+#[derive(Debug, Default)]
+struct Shared {
     largest: AtomicUsize,
     unread: AtomicU64,
     unwritten: AtomicU64,
@@ -107,23 +113,28 @@ impl TunDevice {
             host.set_mac(mac).await?;
         }
         let offload = if tun.tcp_gso() { Some(Offload::new(&tun).map_err(opened)?) } else { None };
-        let device = Self {
-            tun,
-            layer: spec.layer,
-            offload,
-            largest: AtomicUsize::new(0),
-            unread: AtomicU64::new(0),
-            unwritten: AtomicU64::new(0),
-        };
+        let device = Self { tun, layer: spec.layer, offload, shared: Arc::default() };
         device.set_mtu(spec.mtu);
         let identity = DeviceIdentity { name: spec.name.clone(), ifindex: facts.ifindex, mode: spec.layer };
         Ok(Opened { device, adopted: found.is_some(), identity })
     }
 
+    /// Opens one more queue of the same device. The kernel spreads flows over the queues, and keeps each flow on one (the
+    /// kernel's networking/tuntap, "Multiqueue tuntap interface").
+    ///
+    /// # Errors
+    /// `Unsupported` for a device that was made with a single queue; whatever the driver says.
+    pub fn add_queue(&self) -> io::Result<Self> {
+        let tun = self.tun.try_clone()?;
+        tun.set_nonblocking(true)?;
+        let offload = if self.offload.is_some() { Some(Offload::new(&tun)?) } else { None };
+        Ok(Self { tun, layer: self.layer, offload, shared: Arc::clone(&self.shared) })
+    }
+
     /// The largest IP packet in bytes that is read from now on. Does not change the host's MTU.
     pub fn set_mtu(&self, mtu: u16) {
         let header = if self.layer == Layer::Tap { ETHERNET_HEADER } else { 0 };
-        self.largest.store(usize::from(mtu) + header, Ordering::Relaxed);
+        self.shared.largest.store(usize::from(mtu) + header, Ordering::Relaxed);
     }
 
     /// Whether super-packets pass the device.
@@ -142,8 +153,8 @@ impl TunDevice {
     #[must_use]
     pub fn drops(&self) -> DeviceDrops {
         DeviceDrops {
-            too_big: self.unread.load(Ordering::Relaxed),
-            not_taken: self.unwritten.load(Ordering::Relaxed),
+            too_big: self.shared.unread.load(Ordering::Relaxed),
+            not_taken: self.shared.unwritten.load(Ordering::Relaxed),
         }
     }
 }
@@ -158,16 +169,16 @@ impl AsFd for TunDevice {
 
 impl Device for TunDevice {
     fn read_batch(&self, batch: &mut PacketBatch) -> io::Result<usize> {
-        let largest = self.largest.load(Ordering::Relaxed);
+        let largest = self.shared.largest.load(Ordering::Relaxed);
         if let Some(offload) = &self.offload {
-            return offload.read_batch(batch, largest, &self.unread);
+            return offload.read_batch(batch, largest, &self.shared.unread);
         }
         let mut count = 0;
         // One byte more than the largest packet: the kernel cuts what does not fit without a word, and a packet that
         // fills the buffer is taken for one that was cut.
         while let Some(mut room) = batch.reserve(largest + 1) {
             match self.tun.recv(room.buffer()) {
-                Ok(len) if len > largest => _ = self.unread.fetch_add(1, Ordering::Relaxed),
+                Ok(len) if len > largest => _ = self.shared.unread.fetch_add(1, Ordering::Relaxed),
                 Ok(len) => {
                     room.commit((), len);
                     count += 1;
@@ -182,14 +193,14 @@ impl Device for TunDevice {
 
     fn write_batch(&self, batch: &PacketBatch) -> io::Result<usize> {
         if let Some(offload) = &self.offload {
-            return offload.write_batch(batch, &self.unwritten);
+            return offload.write_batch(batch, &self.shared.unwritten);
         }
         let mut count = 0;
         for (_, packet) in batch.iter() {
             match self.tun.send(packet) {
                 Ok(_) => count += 1,
                 Err(error) if is_gone(&error) => return Err(error),
-                Err(_) => _ = self.unwritten.fetch_add(1, Ordering::Relaxed),
+                Err(_) => _ = self.shared.unwritten.fetch_add(1, Ordering::Relaxed),
             }
         }
         Ok(count)
@@ -337,24 +348,30 @@ fn attach(spec: &DeviceSpec) -> Result<SyncDevice, DeviceError> {
         Layer::Tun => tun_rs::Layer::L3,
         Layer::Tap => tun_rs::Layer::L2,
     };
-    let build = |offload| {
+    let build = |offload, several| {
         DeviceBuilder::new()
             .name(&spec.name)
             .layer(layer)
             .offload(offload)
             .inherit_enable_state()
+            .with(|builder| _ = builder.multi_queue(several))
             .build_sync()
     };
     // A TAP device's frames would have to be parsed behind an Ethernet header, and TAP is for switches and old
     // clusters, not for speed.
-    let built = match build(spec.offload && spec.layer == Layer::Tun) {
-        // A kernel without the offload; or something else is wrong, and is said now. Without offload, tun-rs also
-        // switches off what an earlier run may have switched on in a device that outlived it.
-        Err(error) if spec.offload && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOTTY)) => {
-            build(false)
+    let wanted = spec.offload && spec.layer == Layer::Tun;
+    // Always made for several queues, so that a later start may use another number. What is refused: a device that somebody
+    // made with a single one; a kernel without the offload. If something else is wrong, the last attempt says it. Without
+    // offload, tun-rs also switches off what an earlier run may have switched on in a device that outlived it.
+    let mut built = build(wanted, true);
+    for (offload, several) in [(wanted, false), (false, true), (false, false)] {
+        match &built {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOTTY)) => {
+                built = build(offload, several);
+            }
+            _ => break,
         }
-        built => built,
-    };
+    }
     let name = spec.name.clone();
     built.map_err(|source| match source.raw_os_error() {
         Some(libc::EBUSY) => DeviceError::Busy { name },

@@ -7,7 +7,10 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
 };
 use overlay_engine::packet::{DatagramBatch, Filled};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::mmsg::{self, MAX_MESSAGES, MAX_SEGMENTS, MAX_TRAIN, Message};
 use crate::Transport;
@@ -44,14 +47,20 @@ const FULL_WAIT: Duration = Duration::from_millis(2);
 /// How often another port is tried when the system's choice for IPv4 is taken for IPv6.
 const PORT_TRIES: u32 = 16;
 
-/// The UDP sockets of one gateway or hub.
+/// The UDP sockets of one gateway or hub, or of one of its queues.
 #[derive(Debug)]
 pub struct UdpTransport {
     v4: Option<UnderlaySocket>,
     v6: Option<UnderlaySocket>,
+    v6_first: AtomicBool,
+    common: Arc<Common>,
+}
+
+/// What the queues of one underlay have in common.
+#[derive(Debug)]
+struct Common {
     port: u16,
     max_datagram: AtomicUsize,
-    v6_first: AtomicBool,
     counters: Counters,
 }
 
@@ -122,20 +131,27 @@ impl UdpTransport {
             Some(one) => one.socket.local_addr()?.port(),
             None => return Err(io::ErrorKind::Unsupported.into()),
         };
-        Ok(Self {
-            v4,
-            v6,
-            port,
-            max_datagram: AtomicUsize::new(MAX_DATAGRAM),
-            v6_first: AtomicBool::new(false),
-            counters: Counters::default(),
-        })
+        let max_datagram = AtomicUsize::new(MAX_DATAGRAM);
+        let common = Arc::new(Common { port, max_datagram, counters: Counters::default() });
+        Ok(Self { v4, v6, v6_first: AtomicBool::new(false), common })
+    }
+
+    /// Binds one more socket of each family to the same addresses and port. The kernel spreads senders over the queues, and
+    /// keeps each sender on one (socket(7), `SO_REUSEPORT`).
+    ///
+    /// # Errors
+    /// As socket(2), setsockopt(2) and bind(2).
+    pub fn add_queue(&self) -> io::Result<Self> {
+        let beside =
+            |socket: &Option<UnderlaySocket>| socket.as_ref().map(UnderlaySocket::beside).transpose();
+        let (v4, v6) = (beside(&self.v4)?, beside(&self.v6)?);
+        Ok(Self { v4, v6, v6_first: AtomicBool::new(false), common: Arc::clone(&self.common) })
     }
 
     /// The largest datagram in bytes that is received whole from now on; longer ones are dropped and counted. A smaller
     /// one lets more datagrams fit into a batch.
     pub fn set_max_datagram(&self, bytes: usize) {
-        self.max_datagram.store(bytes.clamp(1, usize::from(u16::MAX)), Ordering::Relaxed);
+        self.common.max_datagram.store(bytes.clamp(1, usize::from(u16::MAX)), Ordering::Relaxed);
     }
 
     /// The sockets, to wait for with [`super::wait_readable`].
@@ -154,14 +170,14 @@ impl UdpTransport {
     pub fn errors(&self) -> TransportErrors {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         TransportErrors {
-            unreachable: count(&self.counters.unreachable),
-            refused: count(&self.counters.refused),
-            too_big: count(&self.counters.too_big),
-            no_buffer: count(&self.counters.no_buffer),
-            forbidden: count(&self.counters.forbidden),
-            no_socket: count(&self.counters.no_socket),
-            received_bad: count(&self.counters.received_bad),
-            other: count(&self.counters.other),
+            unreachable: count(&self.common.counters.unreachable),
+            refused: count(&self.common.counters.refused),
+            too_big: count(&self.common.counters.too_big),
+            no_buffer: count(&self.common.counters.no_buffer),
+            forbidden: count(&self.common.counters.forbidden),
+            no_socket: count(&self.common.counters.no_socket),
+            received_bad: count(&self.common.counters.received_bad),
+            other: count(&self.common.counters.other),
         }
     }
 
@@ -211,7 +227,7 @@ impl UdpTransport {
                         wait_writable(&one.socket)?;
                     }
                     Some(libc::EAGAIN | libc::ENOBUFS) => {
-                        self.counters.no_buffer.fetch_add((to - at) as u64, Ordering::Relaxed);
+                        self.common.counters.no_buffer.fetch_add((to - at) as u64, Ordering::Relaxed);
                         break;
                     }
                     Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT) => return Err(error),
@@ -221,11 +237,11 @@ impl UdpTransport {
                             single_until = at + count;
                         }
                         Some(count) if *count > 1 => {
-                            self.counters.unreachable.fetch_add(*count as u64, Ordering::Relaxed);
+                            self.common.counters.unreachable.fetch_add(*count as u64, Ordering::Relaxed);
                             at += count;
                         }
                         _ => {
-                            self.counters.of(code).fetch_add(1, Ordering::Relaxed);
+                            self.common.counters.of(code).fetch_add(1, Ordering::Relaxed);
                             at += 1;
                         }
                     },
@@ -236,7 +252,7 @@ impl UdpTransport {
     }
 
     fn recv_from(&self, one: &UnderlaySocket, batch: &mut DatagramBatch) -> io::Result<usize> {
-        let largest = self.max_datagram.load(Ordering::Relaxed);
+        let largest = self.common.max_datagram.load(Ordering::Relaxed);
         let (most, each) = if one.joins {
             let places = (batch.places() / MAX_SEGMENTS).max(1);
             let few = if one.joined.load(Ordering::Relaxed) { TRAINS } else { MAX_MESSAGES };
@@ -258,7 +274,7 @@ impl UdpTransport {
                     Some(libc::EINTR) => {}
                     // An error that an earlier datagram left on the socket: reading it has cleared it.
                     code => {
-                        self.counters.of(code).fetch_add(1, Ordering::Relaxed);
+                        self.common.counters.of(code).fetch_add(1, Ordering::Relaxed);
                         return Ok(0);
                     }
                 },
@@ -280,7 +296,7 @@ impl UdpTransport {
         let left_out = run.commit(filled);
         one.joined.store(trains, Ordering::Relaxed);
         if bad + left_out > 0 {
-            self.counters.received_bad.fetch_add((bad + left_out) as u64, Ordering::Relaxed);
+            self.common.counters.received_bad.fetch_add((bad + left_out) as u64, Ordering::Relaxed);
         }
         Ok(count - left_out)
     }
@@ -288,7 +304,18 @@ impl UdpTransport {
 
 impl UnderlaySocket {
     fn open(ip: IpAddr, port: u16) -> io::Result<Self> {
-        let socket = open(ip, port)?;
+        Self::learn(open(SocketAddr::new(ip, port), false)?)
+    }
+
+    /// One more for the same address.
+    fn beside(&self) -> io::Result<Self> {
+        // Only now, and not before the first was bound: then the port of another program of the same user would have been
+        // shared with it instead of refused.
+        SockRef::from(&self.socket).set_reuse_port(true)?;
+        Self::learn(open(self.socket.local_addr()?, true)?)
+    }
+
+    fn learn(socket: UdpSocket) -> io::Result<Self> {
         let cuts = AtomicBool::new(mmsg::can_cut(socket.as_fd()));
         let joins = mmsg::join_received(socket.as_fd()).is_ok();
         let (refusals, joined) = (AtomicU32::new(0), AtomicBool::new(false));
@@ -320,7 +347,7 @@ impl Transport for UdpTransport {
             let end = at + (at..batch.len()).take_while(same).count();
             match self.socket_for(to) {
                 Some(socket) => sent += self.send_run(socket, batch, at, end)?,
-                None => _ = self.counters.no_socket.fetch_add((end - at) as u64, Ordering::Relaxed),
+                None => _ = self.common.counters.no_socket.fetch_add((end - at) as u64, Ordering::Relaxed),
             }
             at = end;
         }
@@ -341,7 +368,7 @@ impl Transport for UdpTransport {
     }
 
     fn local_port(&self) -> u16 {
-        self.port
+        self.common.port
     }
 }
 
@@ -388,10 +415,9 @@ fn optional(socket: io::Result<UnderlaySocket>) -> io::Result<Option<UnderlaySoc
     }
 }
 
-fn open(ip: IpAddr, port: u16) -> io::Result<UdpSocket> {
-    let address = SocketAddr::new(ip, port);
+fn open(address: SocketAddr, beside: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if ip.is_ipv6() {
+    if address.is_ipv6() {
         socket.set_only_v6(true)?;
         mmsg::allow_fragments(socket.as_fd(), true)?;
     } else {
@@ -404,6 +430,7 @@ fn open(ip: IpAddr, port: u16) -> io::Result<UdpSocket> {
     if setsockopt(&socket, sockopt::SndBufForce, &SOCKET_BUFFER).is_err() {
         socket.set_send_buffer_size(SOCKET_BUFFER)?;
     }
+    socket.set_reuse_port(beside)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())

@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, nodes_reach_each_other_and_each_others_gateways),
         case!(functional, curl_fetches_a_large_file_unharmed),
         case!(functional, iperf3_runs_both_ways),
+        case!(functional, several_queues_carry_several_streams_and_a_restart_may_change_their_number),
         case!(functional, own_connections_come_from_the_nodes_address),
         case!(functional, status_tells_the_state_of_sessions),
         case!(functional, status_of_a_hub_lists_its_members),
@@ -96,6 +97,33 @@ fn iperf3_runs_both_ways(world: &World) {
         println!("iperf3 {way}: {:.0} Mbit/s", bits / 1e6);
         assert!(bits > 1e6, "{done:#}");
     }
+}
+
+fn several_queues_carry_several_streams_and_a_restart_may_change_their_number(world: &World) {
+    let mut overlay = Overlay::plan(world, &[56, 64]);
+    overlay.node_mut(56).file.line("[device]", "queues = 3");
+    overlay.start();
+    overlay.wait_sessions();
+    let sockets =
+        |overlay: &Overlay| overlay.node(56).node.ok(&format!("ss -Huln4 sport = :{PORT}")).lines().count();
+    assert_eq!(sockets(&overlay), 3, "a socket for each queue");
+    let mut serving = overlay.node(64).node.spawn("iperf3", "iperf3 -s --forceflush");
+    serving.wait_stdout(Duration::from_secs(30), |line| line.contains("listening"));
+    for way in ["", "-R"] {
+        let line = format!("iperf3 -J -t 2 -P 8 -c {} {way}", overlay.node(64).address());
+        let done = overlay.node(56).node.run_in(Duration::from_secs(120), &line).exits(0).json();
+        for stream in done["end"]["streams"].as_array().unwrap() {
+            assert!(stream["receiver"]["bytes"].as_u64().unwrap() > 100_000, "{stream:#}");
+        }
+    }
+    // Killed, and with another number of queues in its file, it adopts the device that the kernel has kept.
+    overlay.node_mut(56).take().kill();
+    overlay.node_mut(56).file.replace("queues", "queues = 1");
+    overlay.node_mut(56).start();
+    assert_eq!(overlay.node(56).gw().status().0["device"]["adopted"], true);
+    assert_eq!(sockets(&overlay), 1);
+    overlay.node(56).gw().wait_session(HUB);
+    overlay.node(56).node.reaches(overlay.node(64).address());
 }
 
 fn own_connections_come_from_the_nodes_address(world: &World) {

@@ -156,7 +156,7 @@ pub struct DeviceFacts {
     /// Whether it is administratively up.
     pub up: bool,
     /// Whether a process is attached to it.
-    pub carrier: bool,
+    pub attached: bool,
     /// Its MTU in bytes.
     pub mtu: u32,
     /// Its hardware address; empty for a TUN device.

@@ -462,3 +462,82 @@ fn datagrams_cross_a_wire_in_batches_over_both_families_and_one_bad_one_ends_not
         assert_eq!((near.send_batch(&batch).unwrap(), near.errors().unreachable), (0, 3));
     });
 }
+
+#[test]
+fn a_device_has_as_many_queues_as_are_opened_whatever_the_last_start_had() {
+    world(async || {
+        for count in [1_usize, 3, 2] {
+            let opened = TunDevice::open(&spec(Layer::Tun), &host()).await.unwrap();
+            let mut queues = vec![opened.device];
+            while queues.len() < count {
+                let queue = queues[0].add_queue().unwrap();
+                assert_eq!(queue.has_offload(), queues[0].has_offload());
+                queues.push(queue);
+            }
+            if !opened.adopted {
+                ip("addr add 172.16.8.57/29 dev Overlay");
+                ip("link set Overlay up");
+                ip("route add 172.16.8.0/24 dev Overlay");
+            }
+            // Forty flows of three datagrams: each flow on one queue, in order, and all of them there.
+            let socket = std::net::UdpSocket::bind("172.16.8.57:0").unwrap();
+            for n in 0..3_u8 {
+                for port in 5000..5040 {
+                    socket.send_to(&[n; 8], ("172.16.8.65", port)).unwrap();
+                }
+            }
+            let mut flows = std::collections::BTreeMap::<[u8; 2], Vec<(usize, u8)>>::new();
+            let mut batch = PacketBatch::with_capacity(4 << 20, 1024);
+            for (number, queue) in queues.iter().enumerate() {
+                batch.clear();
+                queue.read_batch(&mut batch).unwrap();
+                for (_, packet) in batch.iter().filter(|(_, packet)| packet.len() == 36 && packet[9] == 17) {
+                    flows.entry([packet[22], packet[23]]).or_default().push((number, packet[28]));
+                }
+            }
+            assert_eq!(flows.len(), 40);
+            for flow in flows.values() {
+                assert_eq!(flow.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [0, 1, 2]);
+                assert!(flow.iter().all(|(queue, _)| *queue == flow[0].0), "{flow:?}");
+            }
+            let used: std::collections::BTreeSet<_> = flows.values().map(|flow| flow[0].0).collect();
+            assert_eq!(used.len(), count, "all queues are used");
+        }
+        // One that somebody made with a single queue is used as it is.
+        ip("link del Overlay");
+        ip("tuntap add Overlay mode tun");
+        ip("link set Overlay alias overlay-gw");
+        let opened = TunDevice::open(&spec(Layer::Tun), &host()).await.unwrap();
+        assert!(opened.adopted);
+        assert_eq!(opened.device.add_queue().err().map(|e| e.kind()), Some(std::io::ErrorKind::Unsupported));
+    });
+}
+
+#[test]
+fn sockets_beside_each_other_share_a_port_that_no_other_program_gets() {
+    world(async || {
+        link::loopback_up(netns::current().unwrap().as_fd()).unwrap();
+        let first = UdpTransport::bind(None, 0).unwrap();
+        let queues = [first.add_queue().unwrap(), first.add_queue().unwrap()];
+        let to: SocketAddr = ([127, 0, 0, 1], first.local_port()).into();
+        assert!(queues.iter().all(|queue| queue.local_port() == to.port()));
+        let taken = UdpTransport::bind(None, to.port()).unwrap_err();
+        assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+        // Sixty senders with two datagrams each: both of one sender at one queue.
+        let senders: Vec<_> = (0..60).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        for sender in senders.iter().chain(&senders) {
+            sender.send_to(b"x", to).unwrap();
+        }
+        let mut counts = Vec::new();
+        for queue in [&first, &queues[0], &queues[1]] {
+            let mut batch = DatagramBatch::with_capacity(4 << 20, 4096);
+            while queue.recv_batch(&mut batch).unwrap() > 0 {}
+            let mut senders: Vec<_> = batch.iter().map(|(from, _)| from).collect();
+            counts.push(senders.len());
+            senders.sort_unstable();
+            assert!(senders.chunks(2).all(|pair| pair[0] == pair[1]), "{senders:?}");
+        }
+        assert_eq!(counts.iter().sum::<usize>(), 120);
+        assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    });
+}

@@ -20,7 +20,25 @@ impl Checksum {
     /// Adds `bytes`. A piece of odd length is padded with a zero byte, so it may only be the last one.
     #[must_use]
     pub fn with(mut self, bytes: &[u8]) -> Self {
-        let (words, rest) = bytes.as_chunks::<4>();
+        // As wide as the machine adds, with the carries kept: an add and an add-with-carry for eight bytes, in two chains. 1.4 to
+        // 1.6 times as fast as what the compiler makes of 32-bit words (benches/README.md).
+        let (blocks, rest) = bytes.as_chunks::<64>();
+        let mut chains = [0_u128; 2];
+        for block in blocks {
+            let (pairs, _) = block.as_chunks::<16>();
+            for pair in pairs {
+                let (words, _) = pair.as_chunks::<8>();
+                for (chain, word) in chains.iter_mut().zip(words) {
+                    *chain = chain.wrapping_add(u128::from(u64::from_ne_bytes(*word)));
+                }
+            }
+        }
+        for chain in chains {
+            for word in chain.to_ne_bytes().as_chunks::<4>().0 {
+                self.sum = self.sum.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
+            }
+        }
+        let (words, rest) = rest.as_chunks::<4>();
         for word in words {
             self.sum = self.sum.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
         }

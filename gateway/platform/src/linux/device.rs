@@ -99,7 +99,7 @@ impl TunDevice {
                 return Err(DeviceError::NotOurs { name });
             }
         }
-        let tun = attach_when_free(spec).await?;
+        let tun = attach_when_free(spec, host).await?;
         let facts = host.device().await?.ok_or_else(|| HostError::NoDevice { name: spec.name.clone() })?;
         if !facts.marked {
             host.mark_device().await?;
@@ -333,10 +333,13 @@ fn check_name(name: &str) -> Result<(), DeviceError> {
 }
 
 /// Attaches; while another process holds the device, tries for [`BUSY_WAIT`]: one that was killed may not be gone yet.
-async fn attach_when_free(spec: &DeviceSpec) -> Result<SyncDevice, DeviceError> {
+async fn attach_when_free(spec: &DeviceSpec, host: &LinuxHost) -> Result<SyncDevice, DeviceError> {
     let end = Instant::now() + BUSY_WAIT;
     loop {
-        match attach(spec) {
+        // A device for several queues takes whoever comes, where one with a single queue says EBUSY: so it is asked before.
+        let held = host.device().await?.is_some_and(|facts| facts.attached);
+        let result = if held { Err(DeviceError::Busy { name: spec.name.clone() }) } else { attach(spec) };
+        match result {
             Err(DeviceError::Busy { .. }) if Instant::now() < end => sleep(BUSY_RETRY).await,
             result => return result,
         }

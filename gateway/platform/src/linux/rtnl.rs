@@ -17,6 +17,9 @@ pub const MARK: &str = "overlay-gw";
 /// IFLA_TUN_TYPE of linux/if_link.h: one byte, IFF_TUN (1) or IFF_TAP (2).
 const IFLA_TUN_TYPE: u16 = 3;
 
+/// IFLA_TUN_NUM_QUEUES of linux/if_link.h: four bytes, given for a device that is made for several.
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+
 /// A connection to the kernel of the namespace that this thread is in, served by a task of the current runtime.
 ///
 /// # Errors
@@ -65,7 +68,7 @@ pub fn facts(link: &LinkMessage) -> DeviceFacts {
         kind: "physical".to_owned(),
         marked: false,
         up: link.header.flags.contains(LinkFlags::Up),
-        carrier: link.header.flags.contains(LinkFlags::LowerUp),
+        attached: link.header.flags.contains(LinkFlags::LowerUp),
         mtu: 0,
         mac: Vec::new(),
     };
@@ -74,7 +77,10 @@ pub fn facts(link: &LinkMessage) -> DeviceFacts {
             LinkAttribute::IfAlias(alias) => facts.marked = alias == MARK,
             LinkAttribute::Mtu(mtu) => facts.mtu = *mtu,
             LinkAttribute::Address(mac) => facts.mac.clone_from(mac),
-            LinkAttribute::LinkInfo(infos) => facts.kind = kind(infos),
+            LinkAttribute::LinkInfo(infos) => {
+                facts.kind = kind(infos);
+                facts.attached |= has_queues(infos);
+            }
             _ => {}
         }
     }
@@ -109,10 +115,24 @@ fn kind(infos: &[LinkInfo]) -> String {
 }
 
 fn is_tap(nla: &InfoTun) -> bool {
-    let mut value = [0; 1];
-    if nla.kind() != IFLA_TUN_TYPE || nla.value_len() != value.len() {
-        return false;
-    }
-    nla.emit_value(&mut value);
-    i32::from(u8::from_ne_bytes(value)) == libc::IFF_TAP
+    value(nla, IFLA_TUN_TYPE).is_some_and(|value| i32::from(u8::from_ne_bytes(value)) == libc::IFF_TAP)
+}
+
+/// Whether a process is attached to a device that is made for several queues. A link that is down has no carrier, but this.
+fn has_queues(infos: &[LinkInfo]) -> bool {
+    infos.iter().any(|info| match info {
+        LinkInfo::Data(InfoData::Tun(attributes)) => attributes
+            .iter()
+            .any(|nla| value(nla, IFLA_TUN_NUM_QUEUES).is_some_and(|n| u32::from_ne_bytes(n) > 0)),
+        _ => false,
+    })
+}
+
+/// The value of an attribute, if `nla` is one of this kind and length.
+fn value<const N: usize>(nla: &InfoTun, kind: u16) -> Option<[u8; N]> {
+    let mut value = [0; N];
+    (nla.kind() == kind && nla.value_len() == N).then(|| {
+        nla.emit_value(&mut value);
+        value
+    })
 }

@@ -6,6 +6,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    ops::Range,
     os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc,
@@ -68,14 +69,20 @@ struct Common {
 #[derive(Debug)]
 struct UnderlaySocket {
     socket: UdpSocket,
-    /// Whether equal datagrams leave as trains.
-    cuts: AtomicBool,
-    /// Trains refused since the last one that was taken.
-    refusals: AtomicU32,
+    trains: Trains,
     /// Whether the kernel joins what arrives.
     joins: bool,
     /// Whether what arrived last was joined.
     joined: AtomicBool,
+}
+
+/// What a socket has shown of trains.
+#[derive(Debug)]
+struct Trains {
+    /// Whether equal datagrams leave as trains.
+    cuts: AtomicBool,
+    /// Trains refused since the last one that was taken.
+    refusals: AtomicU32,
 }
 
 /// Datagrams that were not sent, or not received whole, since the start, by cause.
@@ -168,87 +175,11 @@ impl UdpTransport {
     /// What went wrong since the start.
     #[must_use]
     pub fn errors(&self) -> TransportErrors {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        TransportErrors {
-            unreachable: count(&self.common.counters.unreachable),
-            refused: count(&self.common.counters.refused),
-            too_big: count(&self.common.counters.too_big),
-            no_buffer: count(&self.common.counters.no_buffer),
-            forbidden: count(&self.common.counters.forbidden),
-            no_socket: count(&self.common.counters.no_socket),
-            received_bad: count(&self.common.counters.received_bad),
-            other: count(&self.common.counters.other),
-        }
+        self.common.counters.read()
     }
 
     fn socket_for(&self, to: SocketAddr) -> Option<&UnderlaySocket> {
         if to.is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
-    }
-
-    /// Sends the datagrams at positions `from..to`, all of one family, through `one`.
-    fn send_run(
-        &self,
-        one: &UnderlaySocket,
-        batch: &DatagramBatch,
-        from: usize,
-        to: usize,
-    ) -> io::Result<usize> {
-        let (mut at, mut sent, mut waits) = (from, 0, 0);
-        // Datagrams before this position go singly: their train was refused.
-        let mut single_until = from;
-        while at < to {
-            // How many datagrams each message of this call holds.
-            let mut counts = [0_usize; MAX_MESSAGES];
-            let (mut next, mut slots) = (at, counts.iter_mut());
-            let messages = std::iter::from_fn(|| {
-                let alone = next < single_until || !one.cuts.load(Ordering::Relaxed);
-                let most = if alone { 1 } else { MAX_SEGMENTS.min(to - next) };
-                let train = batch.train(next, most, MAX_TRAIN).filter(|_| next < to)?;
-                *slots.next()? = train.count;
-                next += train.count;
-                let stride = if train.count > 1 { u16::try_from(train.stride).ok() } else { None };
-                Some(Message { to: train.meta, bytes: train.bytes, stride })
-            });
-            match mmsg::send(one.socket.as_fd(), messages) {
-                // The kernel takes none only when there is none.
-                Ok(0) => break,
-                Ok(taken) => {
-                    let taken = counts.iter().take(taken);
-                    if taken.clone().any(|count| *count > 1) {
-                        one.refusals.store(0, Ordering::Relaxed);
-                    }
-                    let datagrams: usize = taken.sum();
-                    (at, sent, waits) = (at + datagrams, sent + datagrams, 0);
-                }
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    Some(libc::EAGAIN | libc::ENOBUFS) if waits < FULL_RETRIES => {
-                        waits += 1;
-                        wait_writable(&one.socket)?;
-                    }
-                    Some(libc::EAGAIN | libc::ENOBUFS) => {
-                        self.common.counters.no_buffer.fetch_add((to - at) as u64, Ordering::Relaxed);
-                        break;
-                    }
-                    Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT) => return Err(error),
-                    code => match counts.first() {
-                        Some(count) if *count > 1 && !is_unreachable(code) => {
-                            one.refused(code);
-                            single_until = at + count;
-                        }
-                        Some(count) if *count > 1 => {
-                            self.common.counters.unreachable.fetch_add(*count as u64, Ordering::Relaxed);
-                            at += count;
-                        }
-                        _ => {
-                            self.common.counters.of(code).fetch_add(1, Ordering::Relaxed);
-                            at += 1;
-                        }
-                    },
-                },
-            }
-        }
-        Ok(sent)
     }
 
     fn recv_from(&self, one: &UnderlaySocket, batch: &mut DatagramBatch) -> io::Result<usize> {
@@ -316,10 +247,82 @@ impl UnderlaySocket {
     }
 
     fn learn(socket: UdpSocket) -> io::Result<Self> {
-        let cuts = AtomicBool::new(mmsg::can_cut(socket.as_fd()));
+        let trains = Trains::new(mmsg::can_cut(socket.as_fd()));
         let joins = mmsg::join_received(socket.as_fd()).is_ok();
-        let (refusals, joined) = (AtomicU32::new(0), AtomicBool::new(false));
-        Ok(Self { socket, cuts, refusals, joins, joined })
+        Ok(Self { socket, trains, joins, joined: AtomicBool::new(false) })
+    }
+}
+
+impl Trains {
+    fn new(cuts: bool) -> Self {
+        Self { cuts: AtomicBool::new(cuts), refusals: AtomicU32::new(0) }
+    }
+
+    /// Sends the datagrams at positions `run`, all of one family, through the socket of these trains.
+    fn send_run(
+        &self,
+        batch: &DatagramBatch,
+        run: Range<usize>,
+        counters: &Counters,
+        kernel: &impl Kernel,
+    ) -> io::Result<usize> {
+        let Range { start: from, end: to } = run;
+        let (mut at, mut sent, mut waits) = (from, 0, 0);
+        // Datagrams before this position go singly: their train was refused.
+        let mut single_until = from;
+        while at < to {
+            // How many datagrams each message of this call holds.
+            let mut counts = [0_usize; MAX_MESSAGES];
+            let (mut next, mut slots) = (at, counts.iter_mut());
+            let messages = std::iter::from_fn(|| {
+                let alone = next < single_until || !self.cuts.load(Ordering::Relaxed);
+                let most = if alone { 1 } else { MAX_SEGMENTS.min(to - next) };
+                let train = batch.train(next, most, MAX_TRAIN).filter(|_| next < to)?;
+                *slots.next()? = train.count;
+                next += train.count;
+                let stride = if train.count > 1 { u16::try_from(train.stride).ok() } else { None };
+                Some(Message { to: train.meta, bytes: train.bytes, stride })
+            });
+            match kernel.send(messages) {
+                // The kernel takes none only when there is none.
+                Ok(0) => break,
+                Ok(taken) => {
+                    let taken = counts.iter().take(taken);
+                    if taken.clone().any(|count| *count > 1) {
+                        self.refusals.store(0, Ordering::Relaxed);
+                    }
+                    let datagrams: usize = taken.sum();
+                    (at, sent, waits) = (at + datagrams, sent + datagrams, 0);
+                }
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::EAGAIN | libc::ENOBUFS) if waits < FULL_RETRIES => {
+                        waits += 1;
+                        kernel.wait()?;
+                    }
+                    Some(libc::EAGAIN | libc::ENOBUFS) => {
+                        counters.no_buffer.fetch_add((to - at) as u64, Ordering::Relaxed);
+                        break;
+                    }
+                    Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT) => return Err(error),
+                    code => match counts.first() {
+                        Some(count) if *count > 1 && !is_unreachable(code) => {
+                            self.refused(code);
+                            single_until = at + count;
+                        }
+                        Some(count) if *count > 1 => {
+                            counters.unreachable.fetch_add(*count as u64, Ordering::Relaxed);
+                            at += count;
+                        }
+                        _ => {
+                            counters.of(code).fetch_add(1, Ordering::Relaxed);
+                            at += 1;
+                        }
+                    },
+                },
+            }
+        }
+        Ok(sent)
     }
 
     /// Learns from the refusal of a train. A segment larger than the path takes is the path's affair (EMSGSIZE, and
@@ -338,6 +341,25 @@ impl UnderlaySocket {
     }
 }
 
+/// What takes messages: the kernel's socket, and in tests one that refuses on demand.
+trait Kernel {
+    /// Takes messages from the front, at most [`MAX_MESSAGES`], and says how many.
+    fn send<'a>(&self, messages: impl Iterator<Item = Message<'a>>) -> io::Result<usize>;
+
+    /// Waits a little for room.
+    fn wait(&self) -> io::Result<()>;
+}
+
+impl Kernel for UdpSocket {
+    fn send<'a>(&self, messages: impl Iterator<Item = Message<'a>>) -> io::Result<usize> {
+        mmsg::send(self.as_fd(), messages)
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        wait_writable(self)
+    }
+}
+
 impl Transport for UdpTransport {
     fn send_batch(&self, batch: &DatagramBatch) -> io::Result<usize> {
         let (mut at, mut sent) = (0, 0);
@@ -346,7 +368,9 @@ impl Transport for UdpTransport {
                 |position: &usize| batch.get(*position).is_some_and(|(a, _)| a.is_ipv4() == to.is_ipv4());
             let end = at + (at..batch.len()).take_while(same).count();
             match self.socket_for(to) {
-                Some(socket) => sent += self.send_run(socket, batch, at, end)?,
+                Some(one) => {
+                    sent += one.trains.send_run(batch, at..end, &self.common.counters, &one.socket)?;
+                }
                 None => _ = self.common.counters.no_socket.fetch_add((end - at) as u64, Ordering::Relaxed),
             }
             at = end;
@@ -373,6 +397,20 @@ impl Transport for UdpTransport {
 }
 
 impl Counters {
+    fn read(&self) -> TransportErrors {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TransportErrors {
+            unreachable: count(&self.unreachable),
+            refused: count(&self.refused),
+            too_big: count(&self.too_big),
+            no_buffer: count(&self.no_buffer),
+            forbidden: count(&self.forbidden),
+            no_socket: count(&self.no_socket),
+            received_bad: count(&self.received_bad),
+            other: count(&self.other),
+        }
+    }
+
     fn of(&self, code: Option<i32>) -> &AtomicU64 {
         match code {
             code if is_unreachable(code) => &self.unreachable,
@@ -444,3 +482,7 @@ fn wait_writable(socket: &UdpSocket) -> io::Result<()> {
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+#[path = "transport_tests.rs"]
+mod tests;

@@ -47,7 +47,7 @@ impl MemoryHost {
             kind: layer.to_string(),
             marked: true,
             up: false,
-            carrier: true,
+            attached: true,
             mtu: 1500,
             mac: Vec::new(),
         });

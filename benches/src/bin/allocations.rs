@@ -71,6 +71,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     for ((place, daemon), (before, after)) in
         topology.places().iter().zip(&daemons).zip(before.iter().zip(&after))
     {
+        let mut carriers = 0;
         for (thread, count) in after {
             let name = thread_name(daemon, *thread);
             let during = count - before.get(thread).unwrap_or(&0);
@@ -79,10 +80,12 @@ fn run(arguments: &Arguments) -> Result<bool> {
                 place.name(),
                 arguments.secs
             );
-            if name.starts_with("from-") {
+            if name.starts_with("packets-") {
                 total += during;
+                carriers += 1;
             }
         }
+        ensure!(carriers > 0, "{} has no thread that carries packets", place.name());
     }
     let packets = received.bytes / 1368.0;
     println!("packet threads: {total} allocations; the whole stream was about {packets:.0} packets");

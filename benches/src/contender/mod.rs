@@ -121,6 +121,8 @@ pub struct Contender {
     pub version: String,
     /// A library to load into it that counts allocations, and the folder for the counts.
     pub counts_allocations: Option<(PathBuf, PathBuf)>,
+    /// Members that the hub has beside the two that are there (ours only).
+    pub absent_members: usize,
 }
 
 impl Contender {
@@ -136,6 +138,7 @@ impl Contender {
                     path: None,
                     version: String::new(),
                     counts_allocations: None,
+                    absent_members: 0,
                 }));
             }
             Program::OverlayGw | Program::OverlayGwSealed => build::overlay_gw()?,
@@ -145,7 +148,7 @@ impl Contender {
             },
         };
         let version = version(&path);
-        Ok(Some(Self { program, path: Some(path), version, counts_allocations: None }))
+        Ok(Some(Self { program, path: Some(path), version, counts_allocations: None, absent_members: 0 }))
     }
 
     /// Its name and version.

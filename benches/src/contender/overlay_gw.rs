@@ -4,9 +4,15 @@ use super::{Site, key};
 use crate::process::Daemon;
 use crate::topology::{OVERLAY, Place, SLOT_PREFIX, Shape};
 use anyhow::Result;
+use ipnet::Ipv4Net;
+use overlay_config::PrivateKey;
+use std::net::Ipv4Addr;
 
 /// The hub's name.
 const HUB: &str = "hub";
+
+/// An overlay with room for many members, in which the places have the same slots.
+const LARGE_OVERLAY: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 16);
 
 /// The UDP port of every place.
 const PORT: u16 = 51820;
@@ -20,9 +26,11 @@ pub fn start(site: &Site<'_>, acquainted: bool) -> Result<Daemon> {
     text += &format!("[{role}]\nname = \"{name}\"\nprivate_key_file = \"{}\"\n", key_file.display());
     text += &format!("listen_port = {PORT}\n");
     if site.place != Place::Hub {
-        text += &format!("slot = {}\n", site.place.slot_number());
+        text += &format!("slot = \"{}\"\n", site.place.slot().addr());
     }
-    text += &format!("[overlay]\ncidr = \"{OVERLAY}\"\nslot_prefix = {SLOT_PREFIX}\n");
+    let absent = site.contender.absent_members;
+    let overlay = if absent > 0 { LARGE_OVERLAY } else { OVERLAY };
+    text += &format!("[overlay]\ncidr = \"{overlay}\"\nslot_prefix = {SLOT_PREFIX}\n");
     if site.place != Place::Hub {
         text += &format!("[device]\nname = \"{}\"\nmtu = 1420\n", site.device());
     }
@@ -42,6 +50,9 @@ pub fn start(site: &Site<'_>, acquainted: bool) -> Result<Daemon> {
     if acquainted && site.topology.shape == Shape::Hub && site.place != Place::Hub {
         text += &member(if site.place == Place::A { Place::B } else { Place::A });
     }
+    if site.place == Place::Hub {
+        text.extend(absent_members(absent));
+    }
     let config = site.write(&format!("{name}.toml"), &text)?;
 
     let mut command = site.command()?;
@@ -54,6 +65,22 @@ pub fn start(site: &Site<'_>, acquainted: bool) -> Result<Daemon> {
 }
 
 fn member(node: Place) -> String {
-    let (name, key, slot) = (node.name(), key(node).public(), node.slot_number());
-    format!("[[peers]]\nname = \"{name}\"\npublic_key = \"{key}\"\nslot = {slot}\n")
+    member_of(node.name(), &key(node), node.slot().addr())
+}
+
+fn member_of(name: &str, key: &PrivateKey, slot: Ipv4Addr) -> String {
+    format!("[[peers]]\nname = \"{name}\"\npublic_key = \"{}\"\nslot = \"{slot}\"\n", key.public())
+}
+
+/// Members that are nowhere, each with a key and a slot of its own.
+fn absent_members(count: usize) -> impl Iterator<Item = String> {
+    let taken = [Place::A, Place::B].map(|place| place.slot().addr());
+    let free = LARGE_OVERLAY.subnets(SLOT_PREFIX).into_iter().flatten().map(|slot| slot.addr());
+    free.filter(move |slot| !taken.contains(slot)).take(count).map(|slot| {
+        let mut bytes = [0x40; 32];
+        for (to, from) in bytes.iter_mut().zip(slot.octets()) {
+            *to = from;
+        }
+        member_of(&format!("absent-{slot}"), &PrivateKey::from_bytes(bytes), slot)
+    })
 }

@@ -130,6 +130,7 @@ mod tests {
             path: Some("x".into()),
             version: "1".into(),
             counts_allocations: None,
+            absent_members: 0,
         };
         let machine = Machine { kernel: "6".into(), processor: "a <b>".into(), processors: 2 };
         let circumstances = Circumstances {

@@ -104,6 +104,7 @@ mod tests {
             path: None,
             version: "0.1".into(),
             counts_allocations: None,
+            absent_members: 0,
         };
         let machine = Machine { kernel: "6".into(), processor: "EPYC".into(), processors: 2 };
         let circumstances = Circumstances {

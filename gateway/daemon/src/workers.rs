@@ -81,9 +81,9 @@ enum Sides {
 impl Sides {
     fn name(self) -> &'static str {
         match self {
-            Self::Both => "both-sides",
-            Self::Host => "from-host",
-            Self::Underlay => "from-underlay",
+            Self::Both => "packets-both",
+            Self::Host => "packets-host",
+            Self::Underlay => "packets-net",
         }
     }
 

@@ -9,12 +9,13 @@ use overlay_engine::packet::{DatagramBatch, PacketBatch};
 use overlay_engine::{Engine, Output};
 use overlay_platform::os::{UdpTransport, Waker, wait_readable};
 use overlay_platform::{Device, Transport};
+use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::num::NonZeroU16;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A batch from the host: packets, and bytes for them. A read reserves the largest packet there may be, and keeps what came.
 const PACKETS: usize = 128;
@@ -164,7 +165,10 @@ impl Workers {
     fn spawn(&mut self, name: &str, work: impl FnOnce(&Waker) + Send + 'static) -> io::Result<()> {
         let waker = Arc::new(Waker::new()?);
         let woken = Arc::clone(&waker);
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&woken))?;
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            settle_in();
+            work(&woken);
+        })?;
         self.threads.push((waker, thread));
         Ok(())
     }
@@ -179,6 +183,13 @@ impl Drop for Workers {
             let _ = thread.join();
         }
     }
+}
+
+/// parking_lot makes a place for a thread when it waits for a lock for the first time, which would be in the middle of a packet's
+/// way: so it waits once before, for nothing.
+fn settle_in() {
+    let (lock, nobody) = (Mutex::new(()), Condvar::new());
+    let _ = nobody.wait_for(&mut lock.lock(), Duration::ZERO);
 }
 
 /// A part that failed, and how.

@@ -103,6 +103,12 @@ impl Program {
         }
     }
 
+    /// Whether it is a tunnel of somebody else's, with cryptography.
+    #[must_use]
+    pub fn is_rival(self) -> bool {
+        !self.is_ours() && !matches!(self, Self::Veth | Self::PlainGso)
+    }
+
     fn binary(self) -> Option<&'static str> {
         Some(match self {
             Self::Veth | Self::OverlayGw | Self::OverlayGwSealed => return None,

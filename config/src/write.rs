@@ -2,8 +2,6 @@
 
 use std::fmt::{Display, Write as _};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::words::{KIND, MEMBERSHIP, MODE, REFUSE, RELAY, word};
@@ -94,7 +92,7 @@ impl Config {
                 .map(|route| format!("{{ cidr = {}, via = {} }}", quoted(route.cidr), quoted(&route.via))),
         );
         if let Some(key) = &overlay.signing_key {
-            toml.text("signing_key", STANDARD.encode(key));
+            toml.text("signing_key", key);
         }
         if (overlay.membership == Membership::Signed) != overlay.signing_key.is_some() {
             toml.text("membership", word(&overlay.membership, MEMBERSHIP));

@@ -39,7 +39,8 @@ impl Config {
             warnings.push(warning(
                 "member-revoked",
                 format!("{what} `{name}` of the file was revoked (serial {serial}), and is left out"),
-                format!("remove it from the file, or, if it is to be a member, sign it in again: overlay-gw plan add-node --node {name}=SLOT --replace"),
+                "remove it from the file; `overlay-gw plan add-node` makes a member again, with a new key"
+                    .to_owned(),
             ));
             true
         };

@@ -21,6 +21,7 @@ mod text;
 pub use apply::Applied;
 pub use book::{Book, Invalid, MAX_RECORDS, Merge, Standing};
 pub use gossip::{Digest, Held, KeyId, Listing};
+pub(crate) use record::MAX_NETWORKS;
 pub use record::{MAX_RECORD_BYTES, Record, RecordError, RecordKind};
 pub use signing::{SignError, SignedRecord, SigningKey, SigningPublicKey};
 pub use text::{BadLine, RECORDS_FILE, RecordLines};

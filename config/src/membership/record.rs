@@ -14,7 +14,7 @@ pub const MAX_RECORD_BYTES: usize = 1024;
 /// The most hubs that a record names.
 pub(super) const MAX_HUBS: usize = 8;
 /// The most networks that a record lists.
-pub(super) const MAX_NETWORKS: usize = 32;
+pub(crate) const MAX_NETWORKS: usize = 64;
 /// The most endpoints that a record lists.
 pub(super) const MAX_ENDPOINTS: usize = 4;
 

@@ -10,10 +10,12 @@
 //! hidden clock, confined to [`peer::tunnel`].
 #![forbid(unsafe_code)]
 
+pub mod control;
 pub mod counters;
 pub mod engine;
 pub mod gateway;
 mod host_side;
+pub mod label;
 pub mod listener;
 mod output;
 pub mod packet;

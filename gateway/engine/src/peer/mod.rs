@@ -1,5 +1,7 @@
 //! Peers: who they are, what they own, and the link to each.
 
+pub mod path;
+pub mod probe;
 pub mod tunnel;
 
 use crate::counters::{DropReason, Drops};

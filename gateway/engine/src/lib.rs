@@ -11,8 +11,10 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+mod conversation;
 pub mod counters;
 pub mod engine;
+pub mod event;
 pub mod gateway;
 mod host_side;
 pub mod label;
@@ -20,12 +22,15 @@ pub mod listener;
 mod output;
 pub mod packet;
 pub mod peer;
+pub mod relay;
 pub mod route;
+mod schedule;
 mod sender;
 pub mod settings;
 pub mod table;
 
 pub use counters::{DropReason, Drops};
 pub use engine::{Engine, PeerStatus};
+pub use event::Event;
 pub use output::Output;
 pub use settings::{EngineSettings, RoleSettings};

@@ -56,12 +56,16 @@ pub struct Leg {
     pub up: bool,
     /// It forwards sealed datagrams.
     pub relays: bool,
-    /// It has never said hello, and has had the time: it only routes.
+    /// It has never said hello, and has had the time: as far as is known it only routes.
     pub plain: bool,
+    /// It is a standard WireGuard server, by the configuration.
+    pub routed_only: bool,
     /// It is to be left.
     pub draining: bool,
     /// Round trip.
     pub rtt: Duration,
+    /// When it was last known to carry.
+    pub alive: Option<Instant>,
 }
 
 /// Where an address was learnt.
@@ -76,7 +80,7 @@ pub enum Source {
 }
 
 /// A direct path that may carry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     /// Where.
     pub address: SocketAddr,
@@ -114,7 +118,7 @@ pub enum Step {
 }
 
 /// A move that waits for its handshake.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Moving {
     to: Way,
     since: Instant,
@@ -137,7 +141,7 @@ pub struct WayState {
 }
 
 /// The ways to one peer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Paths {
     current: Option<Way>,
     moving: Option<Moving>,
@@ -209,10 +213,14 @@ impl Paths {
     }
 
     /// The peer has restarted: what it said before counts no more.
-    pub fn forget(&mut self, probed: bool) {
+    pub fn forget(&mut self, now: Instant, probed: bool) {
         self.told = None;
         self.absent.clear();
         self.probed = probed;
+        for candidate in &mut self.candidates {
+            candidate.tries = 0;
+            candidate.used = candidate.used.map(|_| now);
+        }
     }
 
     /// The whereabouts that the peer told last.
@@ -464,8 +472,10 @@ mod tests {
             up: true,
             relays: true,
             plain: false,
+            routed_only: false,
             draining: false,
             rtt: ms(rtt),
+            alive: None,
         }
     }
 
@@ -573,7 +583,7 @@ mod tests {
         let mut now = Instant::now();
         let direct: SocketAddr = ([203, 0, 113, 1], 1).into();
         let mut paths = Paths::new(now, None);
-        paths.forget(true);
+        paths.forget(now, true);
         let legs = [leg(1, 5)];
         paths.take(now, Way::Via(1), None);
         let mut told = reach(&[(1, true)], 1);

@@ -30,7 +30,7 @@ const REMEMBERED: usize = 8;
 /// How fast the loss that is shown follows what happens: the last 32 probes or so.
 const LOSS_WEIGHT: f32 = 1.0 / 32.0;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Flying {
     number: u32,
     sent: Instant,
@@ -47,12 +47,13 @@ pub enum Change {
 }
 
 /// The probes of one leg or path.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Prober {
     pace: Duration,
     number: u32,
     flying: [Option<Flying>; REMEMBERED],
     next: Instant,
+    last_sent: Instant,
     misses: u32,
     answers: u32,
     /// The latest that was answered.
@@ -78,6 +79,7 @@ impl Prober {
             number: 0,
             flying: [None; REMEMBERED],
             next: now,
+            last_sent: now,
             misses: 0,
             answers: 0,
             latest: None,
@@ -89,6 +91,12 @@ impl Prober {
             variance: Duration::ZERO,
             loss: 0.0,
         }
+    }
+
+    /// Held for up, until three probes are missed.
+    #[must_use]
+    pub fn trusting(now: Instant) -> Self {
+        Self { up: true, ever: true, ..Self::new(now) }
     }
 
     /// Changes the pace while all is well.
@@ -138,6 +146,12 @@ impl Prober {
         self.number
     }
 
+    /// When the last probe was sent; before the first, when this was made.
+    #[must_use]
+    pub fn last_sent(&self) -> Instant {
+        self.last_sent
+    }
+
     /// How long an answer may take.
     #[must_use]
     pub fn patience(&self) -> Duration {
@@ -171,8 +185,14 @@ impl Prober {
         if let Some(place) = self.flying.get_mut(self.number as usize % REMEMBERED) {
             *place = Some(Flying { number: self.number, sent: now, missed: false });
         }
+        self.last_sent = now;
         self.next = now + if hurried { QUICK } else { self.pace };
         (change, Some(self.number))
+    }
+
+    /// As [`Prober::poll`], but no probe is sent.
+    pub fn poll_only(&mut self, now: Instant) -> Option<Change> {
+        self.expire(now)
     }
 
     /// An answer has come.

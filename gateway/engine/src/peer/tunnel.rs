@@ -202,6 +202,8 @@ pub struct Tunnel {
     lost: bool,
     /// Probes say that nothing comes back: a handshake is due, whatever the session's age.
     suspect: bool,
+    /// The upper 24 bits of our receiver indices.
+    label: u32,
     /// Our receiver index of the newest session.
     receiver: Option<u32>,
     /// A session has begun since somebody last asked.
@@ -247,6 +249,7 @@ impl Tunnel {
             confirmed: false,
             lost: false,
             suspect: false,
+            label: settings.index,
             receiver: None,
             renewed: false,
             last_heard: None,
@@ -265,6 +268,7 @@ impl Tunnel {
         // The engine's guard has counted a handshake before it comes here: this limiter never limits.
         let unlimited = Arc::new(RateLimiter::new(&identity.public, u64::MAX));
         self.pending.reserve_exact(PENDING_PACKETS);
+        self.label = settings.index;
         self.tunn = Some(Tunn::new(
             identity.private.clone(),
             x25519::PublicKey::from(settings.public_key),
@@ -274,6 +278,12 @@ impl Tunnel {
             settings.index,
             Some(unlimited),
         ));
+    }
+
+    /// A receiver index with the label.
+    #[must_use]
+    pub fn label(&self) -> Option<u32> {
+        self.tunn.is_some().then_some(self.label << 8)
     }
 
     /// Gives up label and sessions.
@@ -306,6 +316,12 @@ impl Tunnel {
             self.attempts = 0;
             self.next_attempt = None;
         }
+    }
+
+    /// Whether probes were not answered, and no handshake since.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.suspect
     }
 
     /// Begins a handshake now: a message of 148 bytes in `dst` (at least [`MIN_BUFFER`]).

@@ -7,7 +7,7 @@ use crate::control::{self, Absence, Capabilities, Header, HubId, Message, Unread
 use crate::counters::DropReason;
 use crate::engine::{Engine, in_overlay};
 use crate::event::Event;
-use crate::label::{Label, Use};
+use crate::label::{self, Holder, Label, Use};
 use crate::output::Output;
 use crate::packet::{Batch, DatagramBatch};
 use crate::peer::path::{Paths, Step, Way};
@@ -446,6 +446,20 @@ impl Engine {
         }
     }
 
+    /// For whom a cookie would be: a response that a hub has forwarded is its sender's, as an initiation is. A node has one
+    /// cookie for each peer, whatever it sends.
+    pub(crate) fn source(&self, table: &Table, from: SocketAddr, datagram: &[u8]) -> IpAddr {
+        if datagram.first() == Some(&2)
+            && let Some(Holder::Node { local, .. }) = label::receiver(datagram).map(|r| Label::of(r).holder())
+            && self.legs.read().iter().any(|leg| leg.endpoint == from)
+            && let Some((index, Use::Carries)) = table.labels.holder(local)
+            && let Some(ordinal) = table.peer(index).and_then(|peer| table.ordinal_of(peer))
+        {
+            return IpAddr::V4(slot_address(table, ordinal));
+        }
+        from.ip()
+    }
+
     fn hear_absent(&self, heard: &Heard<'_>, ordinal: u16, why: Absence) {
         let Heard { now, table, peer: hub, .. } = *heard;
         let Some(peer) = table.by_ordinal(ordinal) else { return };
@@ -565,7 +579,7 @@ impl Engine {
         {
             table.labels.take_back(now, local);
         }
-        if let Some(crate::label::Holder::Node { local, .. }) = carries.map(Label::holder) {
+        if let Some(Holder::Node { local, .. }) = carries.map(Label::holder) {
             table.labels.take_back(now, local);
         }
     }

@@ -328,7 +328,8 @@ impl Engine {
             }
             let mut reply = [0; MIN_BUFFER];
             let mut purpose = Use::Carries;
-            let peer = match guard.admit(&self.identity, from.ip(), datagram, &mut reply) {
+            let source = self.source(&table, from, datagram);
+            let peer = match guard.admit(&self.identity, source, datagram, &mut reply) {
                 Admission::Session(receiver) => {
                     let held = holder(&table, is_hub, receiver);
                     purpose = held.map_or(purpose, |(_, purpose)| purpose);

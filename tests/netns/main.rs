@@ -18,6 +18,7 @@ mod harness;
 mod left_behind;
 mod listeners;
 mod members;
+mod membership;
 mod reload;
 mod tap;
 
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         alone::cases(),
         left_behind::cases(),
         members::cases(),
+        membership::cases(),
         gateway_icmp::cases(),
         listeners::cases(),
         tap::cases(),

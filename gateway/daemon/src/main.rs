@@ -8,6 +8,7 @@ mod daemon;
 mod demo;
 mod exit;
 mod hub;
+mod members;
 mod node;
 mod plan;
 mod random;

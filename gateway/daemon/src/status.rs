@@ -138,9 +138,13 @@ pub struct Warning {
 
 impl From<&Diagnostic> for Warning {
     fn from(diagnostic: &Diagnostic) -> Self {
+        let Diagnostic { file, line, text, .. } = diagnostic;
         Self {
             code: diagnostic.code.to_owned(),
-            text: format!("{}:{}: {}", diagnostic.file, diagnostic.line, diagnostic.text),
+            text: match line {
+                0 => format!("{file}: {text}"),
+                _ => format!("{file}:{line}: {text}"),
+            },
             fix: diagnostic.fix.clone(),
         }
     }

@@ -78,9 +78,8 @@ impl Gossip {
         self.waiting.pop_front()
     }
 
-    /// Whether anything waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 

@@ -5,6 +5,7 @@ use crate::conversation::whereabouts;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::output::Output;
+use crate::peer::node::Watched;
 use crate::peer::path::{Leg, Source, Way};
 use crate::peer::probe::{Change, Prober};
 use crate::peer::tunnel::{MIN_BUFFER, TICK};
@@ -348,9 +349,9 @@ impl Engine {
         let state = &mut **link;
         let Kin::Node(node) = &mut state.kin else { return };
         match node.watch(now, sent, state.last_received) {
-            Ok(None) => {}
-            Ok(Some(number)) => self.say(peer.index, &Message::Probe { number }, &mut out.relay),
-            Err(()) => {
+            Watched::Well => {}
+            Watched::Ask(number) => self.say(peer.index, &Message::Probe { number }, &mut out.relay),
+            Watched::Gone => {
                 if let Some(Way::Via(hub)) = node.paths.current() {
                     node.paths.note_absent(now, hub);
                 }

@@ -128,6 +128,7 @@ pub enum Absence {
 
 /// What one gateway says to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 pub enum Message<'a> {
     /// The first message of each session.
     Hello {

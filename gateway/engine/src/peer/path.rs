@@ -394,7 +394,8 @@ impl Paths {
             return Step::Stay;
         }
         // A hub that is to be left is left without waiting.
-        if !(current.draining && !best.draining) && !self.is_ripe(now, &best) {
+        let leaving = current.draining && !best.draining;
+        if !leaving && !self.is_ripe(now, &best) {
             return Step::Stay;
         }
         self.moving = Some(Moving { to: best.way, since: now, next: now + MOVE_RETRY });

@@ -309,3 +309,128 @@ fn own_warning(file: &Config, book: &Book) -> Option<Warning> {
 fn warning(code: &str, text: String, fix: &str) -> Warning {
     Warning { code: code.to_owned(), text, fix: fix.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Global;
+    use crate::config_file::Kind;
+    use overlay_config::membership::{RecordKind, SigningKey};
+    use overlay_config::{DEFAULT_OVERLAY, HostFacts, Overrides, PublicKey, Slot};
+    use std::fs;
+    use std::path::Path;
+
+    fn administrator() -> SigningKey {
+        SigningKey::from_bytes([42; 32])
+    }
+
+    fn record(key: u8, octet: u8, serial: u64) -> SignedRecord {
+        let slot = Slot::new(format!("172.16.8.{octet}/29").parse().unwrap()).unwrap();
+        let record = Record {
+            public_key: PublicKey([key; 32]),
+            name: format!("cluster-{octet}"),
+            kind: RecordKind::Node(slot),
+            serial,
+            revoked: false,
+            hubs: Vec::new(),
+            networks: Vec::new(),
+            endpoints: Vec::new(),
+        };
+        administrator().sign(record, DEFAULT_OVERLAY).unwrap()
+    }
+
+    /// A hub whose file names nobody, its origin, and its members.
+    fn hub(folder: &Path) -> (Config, Origin, Members) {
+        let config = folder.join("config.toml");
+        let key = administrator().public();
+        let text = format!(
+            "version = 1\n[hub]\nname = \"hub-a\"\nlisten_port = 1\n[overlay]\nsigning_key = \"{key}\"\n"
+        );
+        fs::write(&config, text).unwrap();
+        let global = Global { config: Some(config), state_dir: None, control: None, json: false, verbose: 0 };
+        let origin = Origin::new(Kind::Hub, &global, Overrides::default());
+        let file = origin.load(&HostFacts::default()).unwrap();
+        let state = StateFolder::new(Some(&folder.join("state")), "");
+        state.create().unwrap();
+        let members = Members::open(&file, &origin, &state);
+        (file, origin, members)
+    }
+
+    fn names(file: &Config, members: &mut Members) -> Vec<String> {
+        members.apply(file).peers.into_iter().map(|peer| peer.name).collect()
+    }
+
+    #[test]
+    fn records_of_other_gateways_are_taken_in_each_for_itself_and_kept_for_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, origin, mut members) = hub(folder.path());
+        let forged = SigningKey::from_bytes([1; 32]).sign(record(9, 88, 9).record().clone(), DEFAULT_OVERLAY);
+        let all = [
+            record(1, 56, 1).to_bytes(),
+            b"noise".to_vec(),
+            forged.unwrap().to_bytes(),
+            record(2, 56, 1).to_bytes(),
+            record(3, 64, 2).to_bytes(),
+        ];
+        let outcomes = members.merge_from_network(&all.each_ref().map(Vec::as_slice));
+        use NetworkOutcome::{Malformed, Merged};
+        let taken = Merge::SlotTaken { by: "cluster-56".into(), held: 1 };
+        let expected =
+            [Merged(Merge::New), Malformed, Merged(Merge::BadSignature), Merged(taken), Merged(Merge::New)];
+        assert_eq!(outcomes, expected);
+        assert_eq!(names(&file, &mut members), ["cluster-56", "cluster-64"]);
+        assert!(members.is_unkept());
+        members.keep();
+        assert!(!members.is_unkept());
+        members.merge_from_network(&[&all[0]]);
+        assert!(!members.is_unkept(), "what was known costs no writing");
+        let state = members.state.clone();
+        let mut again = Members::open(&file, &origin, &state);
+        assert_eq!(names(&file, &mut again), ["cluster-56", "cluster-64"]);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_not_taken_in_by_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, _, mut members) = hub(folder.path());
+        // Stands for a disk that takes nothing.
+        let in_the_way = members.state.path().join(format!("{RECORDS_FILE}.tmp"));
+        fs::create_dir(&in_the_way).unwrap();
+        assert!(members.add(&[record(1, 56, 1)]).unwrap_err().text.contains("nothing was changed"));
+        assert_eq!(names(&file, &mut members), [""; 0]);
+        fs::remove_dir(&in_the_way).unwrap();
+        assert_eq!(members.add(&[record(1, 56, 1)]).unwrap()[0].outcome, "new");
+        assert_eq!(names(&file, &mut members), ["cluster-56"]);
+    }
+
+    #[test]
+    fn records_of_another_signing_key_are_put_aside_and_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, origin, mut members) = hub(folder.path());
+        members.add(&[record(1, 56, 1)]).unwrap();
+        let kept = members.state.records().unwrap();
+        let mut other = file.clone();
+        other.overlay.signing_key = Some(SigningKey::from_bytes([1; 32]).public());
+        members.reopen(&other, &origin);
+        assert_eq!(names(&other, &mut members), [""; 0]);
+        let warnings: Vec<_> = members.warnings().map(|warning| warning.code).collect();
+        assert_eq!(warnings, ["records", "no-members"]);
+        members.reopen(&file, &origin);
+        assert_eq!(names(&file, &mut members), ["cluster-56"], "the right key is back");
+        assert_eq!(members.state.records().unwrap(), kept);
+    }
+
+    #[test]
+    fn the_newer_of_the_packs_record_and_the_kept_one_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, origin, mut members) = hub(folder.path());
+        members.add(&[record(1, 56, 1), record(2, 64, 5)]).unwrap();
+        let pack = [record(1, 56, 3), record(2, 64, 4)];
+        fs::write(folder.path().join(RECORDS_FILE), RecordLines::write(&pack)).unwrap();
+        members.reopen(&file, &origin);
+        let held: Vec<_> = members.book().unwrap().members().iter().map(|record| record.serial).collect();
+        assert_eq!(held, [3, 5]);
+        let text = String::from_utf8(members.state.records().unwrap()).unwrap();
+        assert!(text.contains("serial 3") && text.contains("serial 5"), "{text}");
+    }
+}

@@ -323,6 +323,7 @@ impl Engine {
                 && let Some(Holder::Node { ordinal, .. }) =
                     label::receiver(datagram).map(|receiver| Label::of(receiver).holder())
             {
+                run = None;
                 forwarder.forward(now, from, ordinal, datagram, &mut out.net);
                 continue;
             }
@@ -352,6 +353,7 @@ impl Engine {
             };
             if run.as_ref().is_none_or(|(before, _)| before.index != peer.index) {
                 drop(run.take());
+                forwarder.release();
                 run = Some((peer, peer.link.lock()));
             }
             let Some((_, link)) = run.as_mut() else { continue };

@@ -519,6 +519,7 @@ impl Daemon {
         for record in &records {
             self.spread(&record.to_bytes(), None);
         }
+        self.tell_now();
         let config = self.members.apply(&self.file);
         let changed = self.put_in_force(config).await?;
         Ok(json!({ "records": outcomes, "changed": changed }))
@@ -537,6 +538,7 @@ impl Daemon {
         if config == self.config {
             return;
         }
+        self.tell_now();
         match self.put_in_force(config).await {
             Ok(changed) => tracing::info!(?changed, "signed records are in force"),
             Err(failure) => tracing::warn!("{failure}"),
@@ -589,6 +591,12 @@ impl Daemon {
             self.records_arrived(&records).await;
         }
         self.send_gossip(out);
+    }
+
+    /// Before the members change: whom a record puts out is told as well.
+    fn tell_now(&mut self) {
+        let mut out = Output::for_batch(GOSSIP_AT_ONCE * 2 * MAX_MESSAGE, GOSSIP_AT_ONCE);
+        self.send_gossip(&mut out);
     }
 
     fn send_gossip(&mut self, out: &mut Output) {

@@ -14,6 +14,7 @@ mod failover;
 mod gateway;
 mod hostile;
 mod listeners;
+mod many;
 mod packets;
 mod peers;
 mod properties;

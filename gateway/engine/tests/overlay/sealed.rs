@@ -238,7 +238,7 @@ fn a_wireguard_server_as_second_hub_routes_when_the_first_is_lost() {
         world.of(id).set_live(Some(vec![addr(me + 1)]));
         id
     });
-    world.walls = vec![(at(56), at(64)), (at(64), at(56))];
+    world.walls = [(at(56), at(64)), (at(64), at(56))].into();
     world.run(ms(3000));
     assert!(world.session(a, b));
     world.kill(first);

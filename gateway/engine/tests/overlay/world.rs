@@ -7,7 +7,7 @@ use overlay_engine::packet::{DatagramBatch, PacketBatch};
 use overlay_engine::peer::tunnel::{Identity, Opened, Tunnel, TunnelSettings};
 use overlay_engine::peer::{LinkStatus, PeerKind, PeerSettings, Sealing};
 use overlay_engine::{DropReason, Engine, EngineSettings, Output, RoleSettings};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ pub struct World {
     /// From the one to the other nothing arrives.
     cut: Vec<(SocketAddr, SocketAddr)>,
     /// Between these nothing arrives either, whatever is mended: they are behind their NATs.
-    pub walls: Vec<(SocketAddr, SocketAddr)>,
+    pub walls: HashSet<(SocketAddr, SocketAddr)>,
     /// These neither do nor hear anything.
     dead: Vec<Id>,
 }
@@ -60,7 +60,7 @@ impl World {
             sent: Vec::new(),
             flying: VecDeque::new(),
             cut: Vec::new(),
-            walls: Vec::new(),
+            walls: HashSet::new(),
             dead: Vec::new(),
         }
     }

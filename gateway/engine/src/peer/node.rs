@@ -151,7 +151,9 @@ impl NodePeer {
         }
         let recent =
             |at: Option<Instant>, span| at.is_some_and(|at| now.saturating_duration_since(at) < span);
-        if recent(heard, QUIET) || !recent(self.sent.1, Duration::from_secs(2)) {
+        // Heard since the last packet that went to it: nothing is open.
+        let settled = heard.is_some_and(|heard| self.sent.1.is_none_or(|sent| heard >= sent));
+        if settled || recent(heard, QUIET) || !recent(self.sent.1, Duration::from_secs(2)) {
             self.quiet = None;
             return Watched::Well;
         }

@@ -74,6 +74,7 @@ fn all_pairs_of_sixty_four_nodes_reach_each_other_and_lose_a_hub_for_less_than_a
     world.run(Duration::from_secs(5));
     assert_eq!(unreached(&mut world, &nodes), 0);
     // What it costs a hub while nobody has anything to say.
+    world.run(Duration::from_secs(3));
     world.sent.clear();
     world.run(Duration::from_secs(10));
     let probes = world.sent.iter().filter(|datagram| datagram.to == at(1)).count();

@@ -19,6 +19,7 @@ mod left_behind;
 mod listeners;
 mod members;
 mod membership;
+mod paths;
 mod reload;
 mod tap;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         left_behind::cases(),
         members::cases(),
         membership::cases(),
+        paths::cases(),
         gateway_icmp::cases(),
         listeners::cases(),
         tap::cases(),

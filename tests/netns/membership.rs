@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, records_that_are_not_signed_or_not_newer_are_refused_and_nobody_is_touched),
         case!(functional, restart_without_the_packs_records_still_knows_the_members),
         case!(functional, mistakes_in_later_changes_of_a_plan_change_nothing),
+        case!(functional, a_record_told_to_one_hub_is_soon_known_to_all_members),
     ]
 }
 
@@ -242,4 +243,47 @@ fn mistakes_in_later_changes_of_a_plan_change_nothing(world: &World) {
     assert_eq!(all(), before);
     client(&desk, "plan").exits(4);
     client(&desk, &format!("plan revoke --out {out} --node cluster-1 --hub x=y:1")).exits(4);
+}
+
+fn a_record_told_to_one_hub_is_soon_known_to_all_members(world: &World) {
+    let [a, b] = [world.node(HUB, 1), world.node("hub-b", 2)];
+    let [one, two, three] =
+        [world.node("cluster-1", 56), world.node("cluster-2", 64), world.node("cluster-3", 72)];
+    let out = world.path("packs");
+    let line = format!(
+        "plan --overlay 172.16.8.0/24 --node cluster-1=56 --node cluster-2=64 --hub hub-a=10.99.0.1:51820 \
+         --hub hub-b=10.99.0.2:51820 --out {}",
+        out.display()
+    );
+    client(&a, &line).exits(0);
+    let plan = Plan { out, desk: a.clone() };
+    let hubs = [Gateway::hub(&a, &plan.config(HUB)), Gateway::hub(&b, &plan.config("hub-b"))];
+    let first = Gateway::up(&one, &plan.config("cluster-1"));
+    let second = Gateway::up(&two, &plan.config("cluster-2"));
+    first.wait_session("cluster-2");
+    second.wait_session("hub-b");
+    let record = plan.later("add-node", "cluster-3=72");
+    let third = Gateway::up(&three, &plan.config("cluster-3"));
+    hubs[0].client(&format!("peer add {record}")).exits(0);
+    let start = Instant::now();
+    for gateway in [&hubs[1], &first, &second] {
+        until("it is known", || names(&gateway.status()).contains(&"cluster-3".to_owned()));
+    }
+    println!("known to all after {:?}", start.elapsed());
+    third.wait_session("hub-b");
+    one.reaches("172.16.8.73");
+    third.wait_session("cluster-2");
+    assert_ne!(first.status().peer("cluster-3").unwrap()["path"], "none");
+
+    // Revoked, at the other hub.
+    let revocation = plan.later("revoke", "cluster-3");
+    hubs[1].client(&format!("peer remove {revocation}")).exits(0);
+    let start = Instant::now();
+    for gateway in [&hubs[0], &first, &second] {
+        until("it is out", || !names(&gateway.status()).contains(&"cluster-3".to_owned()));
+    }
+    println!("out everywhere after {:?}", start.elapsed());
+    assert!(!one.pings("172.16.8.73"));
+    // Even the one that is out is told.
+    until("it is told", || warned(&third.status(), "revoked"));
 }

@@ -27,7 +27,9 @@ pub enum Command {
     )]
     Up(UpArgs),
     /// Run a hub, where nodes meet. Needs no adapter and no privileges
-    #[command(after_help = "Example:\n  overlay-gw hub --config hub-a/config.toml")]
+    #[command(
+        after_help = "Examples:\n  overlay-gw hub --config hub-a/config.toml\n  overlay-gw hub drain      before maintenance: nodes leave it without losing a packet"
+    )]
     Hub(HubArgs),
     /// Cut an overlay into slots and write one ready configuration per node and hub
     #[command(
@@ -36,9 +38,9 @@ pub enum Command {
     Plan(PlanArgs),
     /// Show how the service, its peers and its listeners are
     #[command(
-        after_help = "Examples:\n  overlay-gw status\n  overlay-gw status --json | jq .state\n\nExit codes: 0 ok, 1 degraded, 2 down, 3 no service runs"
+        after_help = "Examples:\n  overlay-gw status\n  overlay-gw status --watch\n  overlay-gw status --json | jq .state\n\nExit codes: 0 ok, 1 degraded, 2 down, 3 no service runs"
     )]
-    Status,
+    Status(StatusArgs),
     /// Add, remove or list the addresses of this node's slot that are live
     #[command(after_help = "Examples:\n  overlay-gw listener add 172.16.8.59\n  overlay-gw listener list")]
     Listener(ListenerArgs),
@@ -103,12 +105,38 @@ pub struct UpArgs {
     pub persist: bool,
 }
 
+/// `status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Show it again each second until Ctrl-C; with --json one line each time
+    #[arg(long)]
+    pub watch: bool,
+}
+
 /// `hub`.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct HubArgs {
+    /// A command to the hub that runs
+    #[command(subcommand)]
+    pub action: Option<HubAction>,
     /// UDP port, or address and port, to listen on
     #[arg(long, value_name = "[ADDR:]PORT")]
     pub listen: Option<String>,
+}
+
+/// A command to the hub that runs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum HubAction {
+    /// Ask every node to leave this hub for another one, before it is stopped. It goes on serving those that cannot
+    #[command(
+        after_help = "Examples:\n  overlay-gw hub drain\n  overlay-gw hub drain --stop      it may be used again"
+    )]
+    Drain {
+        /// Take it back: the hub may be used again
+        #[arg(long)]
+        stop: bool,
+    },
 }
 
 /// `plan`.

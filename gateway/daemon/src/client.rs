@@ -1,6 +1,6 @@
 //! The commands that speak to the running service.
 
-use crate::cli::{Global, ListenerAction, ListenerArgs, PeerAction, PeerArgs};
+use crate::cli::{Global, ListenerAction, ListenerArgs, PeerAction, PeerArgs, StatusArgs};
 use crate::config_file;
 use crate::control::{MAX_RECORDS, Request, client};
 use crate::exit::{self, Failure};
@@ -12,23 +12,52 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The largest file of records that is read, in bytes: every member of the largest overlay, with its comment.
 const MAX_RECORDS_FILE: u64 = 32 << 20;
+
+/// Between two looks of `status --watch`.
+const WATCH_PACE: Duration = Duration::from_secs(1);
 
 /// `status`
 ///
 /// # Errors
 /// When no service answers.
-pub fn status(args: &Global) -> Result<u8, Failure> {
-    let value = ask(args, Request::Status)?;
-    let status: Status = read(value.clone())?;
-    print(args, &value, || status::render(&status));
-    Ok(match status.state {
-        State::Ok => exit::OK,
-        State::Degraded => exit::DEGRADED,
-        State::Down => exit::DOWN,
-    })
+pub fn status(args: &StatusArgs, global: &Global) -> Result<u8, Failure> {
+    loop {
+        let value = ask(global, Request::Status)?;
+        let status: Status = read(value.clone())?;
+        // Home, and what was there before is cleared (ECMA-48, CUP and ED).
+        let clear = if args.watch && !global.json { "\x1b[H\x1b[J" } else { "" };
+        print(global, &value, || format!("{clear}{}", status::render(&status)));
+        if !args.watch {
+            return Ok(match status.state {
+                State::Ok => exit::OK,
+                State::Degraded => exit::DEGRADED,
+                State::Down => exit::DOWN,
+            });
+        }
+        std::thread::sleep(WATCH_PACE);
+    }
+}
+
+/// `hub drain`
+///
+/// # Errors
+/// When no service answers, or it is no hub.
+pub fn drain(drain: bool, global: &Global) -> Result<u8, Failure> {
+    let value = ask(global, Request::Drain { drain })?;
+    print(global, &value, || {
+        let told = value.get("told").and_then(Value::as_u64).unwrap_or_default();
+        match drain {
+            true => format!(
+                "{told} nodes are asked to leave; `overlay-gw status` shows what still goes through here\n"
+            ),
+            false => format!("{told} nodes are told that this hub may be used again\n"),
+        }
+    });
+    Ok(exit::OK)
 }
 
 /// `listener`

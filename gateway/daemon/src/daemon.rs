@@ -6,16 +6,19 @@ use crate::control::Request;
 use crate::control::client::{self, FOLDER};
 use crate::control::server::{Call, ControlSocket};
 use crate::exit::Failure;
-use crate::members::{Members, RecordOutcome};
+use crate::gossip::Gossip;
+use crate::members::{Members, NetworkOutcome, RecordOutcome};
 use crate::node::NodeSide;
 use crate::random;
 use crate::resolve;
 use crate::state::StateFolder;
 use crate::status::{Facts, Listener, Status, Warning};
 use crate::workers::{Queue, Spread, Workers};
-use overlay_config::membership::SignedRecord;
+use overlay_config::membership::{Merge, SignedRecord};
 use overlay_config::{Config, HostFacts, PrivateKey};
-use overlay_engine::{Engine, EngineSettings, Output};
+use overlay_engine::control::MAX_MESSAGE;
+use overlay_engine::peer::{PeerKind, PeerSettings};
+use overlay_engine::{Engine, EngineSettings, Event, Output};
 use overlay_platform::HostNet as _;
 use overlay_platform::Transport as _;
 use overlay_platform::os::resolved::BusAddress;
@@ -43,6 +46,12 @@ const MENDING_PACE: Duration = Duration::from_secs(1);
 
 /// Signed records that came through the overlay are written down at most this often.
 const KEEPING_PACE: Duration = Duration::from_secs(1);
+
+/// The host's own addresses in the underlay are looked up this often.
+const LEARNING_PACE: Duration = Duration::from_secs(10);
+
+/// Messages about signed records that are sent at once, ten times a second.
+const GOSSIP_AT_ONCE: usize = 64;
 
 /// What has been read and checked, with nothing changed on the host but locks and sockets taken.
 #[derive(Debug)]
@@ -153,6 +162,7 @@ pub struct Daemon {
     config: Config,
     file: Config,
     members: Members,
+    gossip: Gossip,
     origin: Origin,
     instance: String,
     state: StateFolder,
@@ -200,6 +210,7 @@ pub async fn run(
         config,
         file,
         members,
+        gossip: Gossip::default(),
         origin,
         instance,
         state,
@@ -226,6 +237,8 @@ pub async fn run(
     mending.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut keeping = tokio::time::interval(KEEPING_PACE);
     keeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut learning = tokio::time::interval(LEARNING_PACE);
+    learning.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut due = daemon.engine.poll_timeout(Instant::now());
     let end = loop {
         // Kept from round to round: what happens often (requests, address changes) must not put off what is due.
@@ -250,9 +263,11 @@ pub async fn run(
             Some(what) = failed.recv() => daemon.lost(what),
             _ = revival.tick(), if daemon.workers.is_none() => daemon.revive().await,
             _ = mending.tick(), if daemon.node.as_ref().is_some_and(NodeSide::is_unsettled) => daemon.mend().await,
+            _ = learning.tick() => daemon.learn_addresses().await,
             _ = keeping.tick(), if daemon.members.is_unkept() => daemon.members.keep(),
             () = tokio::time::sleep_until(due.into()) => {
                 daemon.tick(&mut out);
+                daemon.handle_events(&mut out).await;
                 due = daemon.engine.poll_timeout(Instant::now());
             }
             _ = clock.tick() => {
@@ -332,6 +347,17 @@ impl Daemon {
             }
             Request::PeerAdd { records } => self.records_handed_over(&records, false).await,
             Request::PeerRemove { records } => self.records_handed_over(&records, true).await,
+            Request::Drain { drain } => {
+                if self.config.node().is_some() {
+                    return Err(Failure::bad_input(
+                        "a node has nobody to be left by",
+                        "ask a hub's service, with --control PATH",
+                    ));
+                }
+                self.engine.set_draining(drain);
+                let told = self.engine.peers().iter().filter(|peer| peer.link.speaks).count();
+                Ok(json!({ "draining": drain, "told": told }))
+            }
             Request::Reload => self.reload().await,
             // Served by the event loop, which it ends.
             Request::Down => Ok(Value::Null),
@@ -490,23 +516,118 @@ impl Daemon {
             ));
         }
         let outcomes: Vec<RecordOutcome> = self.members.add(&records)?;
+        for record in &records {
+            self.spread(&record.to_bytes(), None);
+        }
+        self.tell_now();
         let config = self.members.apply(&self.file);
         let changed = self.put_in_force(config).await?;
         Ok(json!({ "records": outcomes, "changed": changed }))
     }
 
     /// Takes in signed records that other gateways handed on, and puts in force what follows.
-    #[allow(dead_code, reason = "called once control messages carry records")]
-    async fn records_arrived(&mut self, records: &[&[u8]]) {
-        self.members.merge_from_network(records);
+    async fn records_arrived(&mut self, records: &[([u8; 32], Vec<u8>)]) {
+        let bytes: Vec<&[u8]> = records.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+        let outcomes = self.members.merge_from_network(&bytes);
+        for (outcome, (from, bytes)) in outcomes.iter().zip(records) {
+            if let NetworkOutcome::Merged(Merge::New | Merge::Newer { .. }) = outcome {
+                self.spread(bytes, Some(from));
+            }
+        }
         let config = self.members.apply(&self.file);
         if config == self.config {
             return;
         }
+        self.tell_now();
         match self.put_in_force(config).await {
             Ok(changed) => tracing::info!(?changed, "signed records are in force"),
             Err(failure) => tracing::warn!("{failure}"),
         }
+    }
+
+    /// Hands a record on to everybody who keeps records, but for whom it came from.
+    fn spread(&mut self, record: &[u8], from: Option<&[u8; 32]>) {
+        let peers = self.engine.peers();
+        let keepers = peers.iter().filter(|peer| peer.link.speaks && self.is_gossip(&peer.peer.settings));
+        let keys = keepers.map(|peer| peer.peer.settings.public_key).filter(|key| Some(key) != from);
+        let keys: Vec<_> = keys.collect();
+        self.gossip.spread(keys.into_iter(), record);
+    }
+
+    /// Records go between hubs and nodes; between nodes they would only come twice.
+    fn is_gossip(&self, peer: &PeerSettings) -> bool {
+        self.config.node().is_none() || peer.kind == PeerKind::Hub
+    }
+
+    /// What the engine has to tell.
+    async fn handle_events(&mut self, out: &mut Output) {
+        let mut records = Vec::new();
+        while let Some(event) = self.engine.poll_event() {
+            match event {
+                Event::PathChanged { peer, via, emergency } => {
+                    let via = via.as_deref().unwrap_or("direct");
+                    tracing::info!(peer, via, emergency, "path");
+                }
+                Event::HubChanged { hub, up } => tracing::info!(hub, up, "hub"),
+                Event::EndpointConfirmed { endpoint, .. } => tracing::debug!(%endpoint, "confirmed"),
+                Event::Greeted { public_key } => {
+                    let peers = self.engine.peers();
+                    let peer = peers.iter().find(|peer| peer.peer.settings.public_key == public_key);
+                    if let Some(book) = self.members.book()
+                        && peer.is_some_and(|peer| self.is_gossip(&peer.peer.settings))
+                    {
+                        self.gossip.greeted(book, public_key);
+                    }
+                }
+                Event::Membership { public_key, bytes } => {
+                    if let Some(book) = self.members.book() {
+                        let record = self.gossip.heard(book, public_key, &bytes);
+                        records.extend(record.map(|record| (public_key, record.to_vec())));
+                    }
+                }
+            }
+        }
+        if !records.is_empty() {
+            self.records_arrived(&records).await;
+        }
+        self.send_gossip(out);
+    }
+
+    /// Before the members change: whom a record puts out is told as well.
+    fn tell_now(&mut self) {
+        let mut out = Output::for_batch(GOSSIP_AT_ONCE * 2 * MAX_MESSAGE, GOSSIP_AT_ONCE);
+        self.send_gossip(&mut out);
+    }
+
+    fn send_gossip(&mut self, out: &mut Output) {
+        out.clear();
+        let mut sent = 0;
+        while sent < GOSSIP_AT_ONCE && out.net.room() > 2 * MAX_MESSAGE {
+            let Some((peer, bytes)) = self.gossip.next() else { break };
+            self.engine.send_membership(Instant::now(), &peer, &bytes, out);
+            sent += 1;
+        }
+        if let Err(error) = self.transport.send_batch(&out.net) {
+            tracing::debug!(%error, "underlay");
+        }
+    }
+
+    /// Tells the engine where in the underlay this host can be reached.
+    async fn learn_addresses(&self) {
+        if self.config.node().is_none() {
+            return;
+        }
+        let Ok(facts) = host_facts().await else { return };
+        let overlay = self.config.overlay.cidr;
+        let usable = facts.addresses.iter().filter(|(device, net)| {
+            let ip = net.addr();
+            *device != self.config.device.name
+                && !overlay.contains(&ip)
+                && !ip.is_loopback()
+                && !ip.is_link_local()
+        });
+        let port = self.transport.local_port();
+        self.engine.set_local_addresses(usable.map(|(_, net)| (net.addr(), port).into()).collect());
     }
 
     /// Brings host and engine from the configuration in force to another one; what changed, in words.

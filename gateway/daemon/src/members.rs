@@ -149,7 +149,6 @@ impl Members {
 
     /// The book, for the engine: what to hand on to other gateways. `None` when membership is by file.
     #[must_use]
-    #[allow(dead_code, reason = "called once control messages carry records")]
     pub fn book(&self) -> Option<&Book> {
         self.book.as_ref()
     }

@@ -52,6 +52,11 @@ pub enum Request {
         /// In base64, at most [`MAX_RECORDS`].
         records: Vec<String>,
     },
+    /// A hub: be left by its nodes, or not any more.
+    Drain {
+        /// It is to be left.
+        drain: bool,
+    },
     /// Read the configuration again.
     Reload,
     /// Remove everything that was added, and stop.

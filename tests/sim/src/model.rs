@@ -27,8 +27,15 @@ fn link(parties: &[Party], net: &Net, now: Duration, a: PartyId, b: PartyId) -> 
     }
 }
 
-/// Whether a packet from node `a` arrives at node `b`.
-pub fn arrives(parties: &[Party], net: &Net, now: Duration, a: PartyId, b: PartyId) -> Verdict {
+/// Whether a packet from node `a` arrives at node `b`. `spoke`: when everybody last sent to everybody.
+pub fn arrives(
+    parties: &[Party],
+    net: &Net,
+    now: Duration,
+    spoke: Duration,
+    a: PartyId,
+    b: PartyId,
+) -> Verdict {
     if [a, b].iter().any(|&id| parties[id].life != Life::Up) {
         return Verdict::May;
     }
@@ -36,7 +43,17 @@ pub fn arrives(parties: &[Party], net: &Net, now: Duration, a: PartyId, b: Party
         return Verdict::May;
     }
     if parties[a].plan.direct.contains(&b) {
+        let behind = |id: PartyId| net.attachments[id].nat;
+        // Who moved is found by what it sends; through a translator that does not know it, it cannot.
+        let lost = match (parties[a].moved, parties[b].moved) {
+            (false, false) => false,
+            (true, true) => true,
+            _ => behind(a).is_some() || behind(b).is_some(),
+        };
+        // Nothing keeps the mapping of an idle direct path.
+        let forgotten = behind(b).is_some_and(|nat| now.saturating_sub(spoke) >= net.nats[nat].timeout);
         match link(parties, net, now, a, b) {
+            Joined::Both if lost || forgotten => return Verdict::May,
             Joined::Both => return Verdict::Must,
             Joined::OneWay => return Verdict::May,
             // Both have noticed, and go through hubs.

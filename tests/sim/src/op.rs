@@ -225,7 +225,7 @@ impl Ops<'_> {
             _ => Aim::Outside,
         };
         let kind = [Kind::Udp, Kind::Udp, Kind::Syn, Kind::Ping][self.rng.usize(..4)];
-        let size = if self.rng.u8(0..4) == 0 { self.rng.usize(16..1390) } else { self.rng.usize(16..200) };
+        let size = if self.rng.u8(0..4) == 0 { self.rng.usize(16..1380) } else { self.rng.usize(16..200) };
         let count = if self.rng.u8(0..10) == 0 { self.rng.usize(1..60) } else { self.rng.usize(1..4) };
         Op::Send { from, aim, kind, size, count }
     }

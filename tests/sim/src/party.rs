@@ -40,6 +40,8 @@ pub struct Party {
     pub clock: i64,
     /// Peers refuse its handshakes until then: its clock was set back.
     pub behind_until: Duration,
+    /// It has another address than at first.
+    pub moved: bool,
     /// What is on its device. It outlives the process.
     pub live: BTreeSet<Ipv4Addr>,
     /// Datagrams that nobody has read yet.
@@ -65,6 +67,7 @@ impl Party {
             deadline: None,
             clock: 0,
             behind_until: Duration::ZERO,
+            moved: false,
             live,
             socket: Vec::new(),
             traitor: false,

@@ -90,6 +90,8 @@ pub struct Sim {
     order: u64,
     out: Option<Box<Output>>,
     beats: Option<Duration>,
+    /// When the last beat was.
+    spoke: Duration,
     /// For each pair: when the last beat that arrived was sent, and the longest time between two.
     gaps: Option<HashMap<(PartyId, PartyId), (Duration, Duration)>>,
     gap: Option<Duration>,
@@ -128,6 +130,7 @@ impl Sim {
             order: 0,
             out: Some(Box::new(Output::for_batch(1 << 17, 512))),
             beats: None,
+            spoke: Duration::ZERO,
             gaps: None,
             gap: None,
             promised: 0,
@@ -426,6 +429,7 @@ impl Sim {
 
     fn beat(&mut self) {
         let Some(pace) = self.beats else { return };
+        self.spoke = self.now;
         for from in self.nodes() {
             for to in self.nodes() {
                 if from != to {
@@ -480,6 +484,7 @@ impl Sim {
                 let mut rng = Rng::with_seed(seed);
                 let local = crate::scenario::elsewhere(&mut rng, self.net.attachments[id].local);
                 self.net.moved(id, local);
+                self.parties[id].moved = true;
             }
             Op::Weather(weather) => self.net.weather = weather,
             Op::Treason(id, on) => self.parties[id].traitor = on,
@@ -602,7 +607,7 @@ impl Sim {
     }
 
     fn call_pair(&mut self, from: PartyId, to: PartyId) {
-        let arrives = |sim: &Self, a, b| model::arrives(&sim.parties, &sim.net, sim.now, a, b);
+        let arrives = |sim: &Self, a, b| model::arrives(&sim.parties, &sim.net, sim.now, sim.spoke, a, b);
         let there = arrives(self, from, to) == model::Verdict::Must;
         let back = there && arrives(self, to, from) == model::Verdict::Must;
         let promise = |kept: bool, promise| if kept { promise } else { Promise::None };
@@ -654,7 +659,9 @@ impl Sim {
         let mut pairs: Vec<_> = gaps.into_iter().collect();
         pairs.sort();
         for ((from, to), (last, longest)) in pairs {
-            if model::arrives(&self.parties, &self.net, self.now, from, to) != model::Verdict::Must {
+            if model::arrives(&self.parties, &self.net, self.now, self.spoke, from, to)
+                != model::Verdict::Must
+            {
                 continue;
             }
             let gap = longest.max(self.now - last);

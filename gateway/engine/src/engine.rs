@@ -319,8 +319,9 @@ impl Engine {
         };
         match opened {
             Opened::Rejected => self.drops.count(DropReason::Unauthentic),
-            // A cookie reply (type 3) says nothing about where the peer is.
-            _ if datagram.first() == Some(&3) => {}
+            // A cookie reply (type 3) says nothing about where the peer is. Nor does an initiation (type 1), until what
+            // follows shows that its sender has read the answer: after a restart an old one can be sent again by anybody.
+            _ if matches!(datagram.first(), Some(1 | 3)) => {}
             _ => {
                 link.heard(now, from);
                 link.send_waiting(now, &mut out.net, &self.drops);

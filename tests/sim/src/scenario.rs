@@ -251,13 +251,13 @@ fn settings(role: Role, text: &str, keys: &Keys) -> EngineSettings {
 }
 
 /// An address for a party that moves to another network.
-pub fn elsewhere(rng: &mut Rng, before: SocketAddr) -> SocketAddr {
+pub fn elsewhere(rng: &mut Rng, id: PartyId, before: SocketAddr) -> SocketAddr {
     match before.ip() {
         std::net::IpAddr::V4(ip) => {
             let [a, b, c, d] = ip.octets();
             let third = if a == 10 { c } else { rng.u8(101..250) };
             // Within one's own translator the last octet changes, outside the network does: never anybody else's.
-            let last = if a == 10 { rng.u8(100..250) } else { d };
+            let last = if a == 10 { 100 + 16 * id as u8 + rng.u8(0..16) } else { d };
             (Ipv4Addr::new(a, b, third, last), PORT).into()
         }
         std::net::IpAddr::V6(_) => before,

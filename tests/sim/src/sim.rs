@@ -482,7 +482,7 @@ impl Sim {
             Op::Rebind(nat) => self.net.nats[nat].rebind(),
             Op::Roam(id, seed) => {
                 let mut rng = Rng::with_seed(seed);
-                let local = crate::scenario::elsewhere(&mut rng, self.net.attachments[id].local);
+                let local = crate::scenario::elsewhere(&mut rng, id, self.net.attachments[id].local);
                 self.net.moved(id, local);
                 self.parties[id].moved = true;
             }

@@ -243,7 +243,11 @@ impl Engine {
             };
             if run.as_ref().is_none_or(|(before, _)| before.index != peer.index) {
                 drop(run.take());
-                run = Some((peer, peer.link.lock()));
+                let mut link = peer.link.lock();
+                if link.tunnel.is_late(now) {
+                    link.tick(now, &mut out.net, &self.drops);
+                }
+                run = Some((peer, link));
             }
             if let Some((_, link)) = run.as_mut() {
                 self.peer_datagram(&view, peer, link, from, datagram, out);

@@ -9,10 +9,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "usage: overlay-sim run [--seeds N] [--from SEED] [--seconds S] [--jobs N] [--twice]
+const USAGE: &str = "usage: overlay-sim run [--seeds N] [--from SEED] [--seconds S] [--jobs N] [--twice] [--first]
        overlay-sim replay SEED [--without OP[,OP...]] [--quiet]
   run      seeds FROM, FROM+1, ...: N of them, or as many as S seconds allow; exit status 1 when one fails
   --twice  each seed twice: both runs must be the same
+  --first  no more seeds once one has failed
   replay   one seed with its trace; --without leaves out some of what happens, by the numbers in the trace";
 
 /// How a failure is replayed; the scripts around this program know better than it how they are called.
@@ -46,6 +47,8 @@ struct Run {
     time: Option<Duration>,
     jobs: usize,
     twice: bool,
+    /// Stop after so many failures: a hundred say what ten thousand say.
+    failures: usize,
 }
 
 fn parse(args: Vec<String>) -> Result<Command, String> {
@@ -56,7 +59,7 @@ fn parse(args: Vec<String>) -> Result<Command, String> {
     match args.next().as_deref() {
         Some("run") => {
             let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-            let mut run = Run { from: 0, seeds: 1000, time: None, jobs, twice: false };
+            let mut run = Run { from: 0, seeds: 1000, time: None, jobs, twice: false, failures: 100 };
             while let Some(flag) = args.next() {
                 match flag.as_str() {
                     "--seeds" => run.seeds = number(args.next(), &flag)?,
@@ -67,6 +70,7 @@ fn parse(args: Vec<String>) -> Result<Command, String> {
                         run.seeds = u64::MAX;
                     }
                     "--twice" => run.twice = true,
+                    "--first" => run.failures = 1,
                     _ => return Err(format!("what is {flag}?")),
                 }
             }
@@ -154,8 +158,7 @@ fn run_seeds(run: &Run) -> ExitCode {
                 loop {
                     let seed = next.fetch_add(1, Relaxed);
                     let late = run.time.is_some_and(|time| began.elapsed() >= time);
-                    // A hundred failures say what ten thousand say.
-                    if seed >= end || late || failures.lock().unwrap().len() >= 100 {
+                    if seed >= end || late || failures.lock().unwrap().len() >= run.failures {
                         break;
                     }
                     if let Err(why) = verdict(seed, run.twice, &totals) {

@@ -14,6 +14,9 @@ pub const START: Duration = Duration::from_secs(8);
 /// How long traffic may stop at a single fault while another way is there.
 pub const RECOVERY: Duration = Duration::from_secs(25);
 
+/// How long traffic may stop when nothing has failed (a reload): a beat's pace, and what the network makes of it.
+pub const UNDISTURBED: Duration = Duration::from_millis(200);
+
 /// For how long after a fault it is watched.
 pub const MEASURED: Duration = Duration::from_secs(40);
 

@@ -25,4 +25,4 @@ pub const QUIET_RATE: f64 = 2.5;
 
 /// What an engine may hold for each peer, in bytes, and besides.
 pub const MEMORY_PER_PEER: i64 = 24 * 1024;
-pub const MEMORY_BASE: i64 = 160 * 1024;
+pub const MEMORY_BASE: i64 = 96 * 1024;

@@ -10,6 +10,7 @@
     reason = "a test fails by panicking, also in the functions that its tests share"
 )]
 
+mod failover;
 mod gateway;
 mod hostile;
 mod listeners;
@@ -18,5 +19,6 @@ mod peers;
 mod properties;
 mod reload;
 mod routing;
+mod sealed;
 mod tap;
 mod world;

@@ -9,7 +9,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "usage: overlay-sim run [--seeds N] [--from SEED] [--seconds S] [--jobs N] [--twice] [--first]
+const USAGE: &str =
+    "usage: overlay-sim run [--seeds N] [--from SEED] [--seconds S] [--jobs N] [--twice] [--first]
        overlay-sim replay SEED [--without OP[,OP...]] [--quiet]
   run      seeds FROM, FROM+1, ...: N of them, or as many as S seconds allow; exit status 1 when one fails
   --twice  each seed twice: both runs must be the same

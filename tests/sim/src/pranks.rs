@@ -67,8 +67,9 @@ fn invented(rng: &mut Rng) -> Vec<u8> {
 fn altered(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     if !bytes.is_empty() {
+        // All of a byte: what the weather did to one bit of it is not undone.
         let at = rng.usize(..bytes.len());
-        bytes[at] ^= 1 << rng.u8(0..8);
+        bytes[at] = !bytes[at];
     }
     bytes
 }

@@ -459,6 +459,9 @@ impl Sim {
                 party.tell_live();
             }
             Op::Cut { from, to, both } => {
+                if from == to {
+                    return;
+                }
                 self.net.cuts.insert((from, to));
                 if both {
                     self.net.cuts.insert((to, from));

@@ -6,13 +6,13 @@ use std::time::Duration;
 ///
 /// 15 s of silence, four quick handshakes 0.5 s apart (a quarter of jitter), then one every 4 s: a hub that came back
 /// late is found within 25 s; the direct path of two nodes is given up by both within twice that.
-pub const SETTLE: Duration = Duration::from_secs(50);
+pub const SETTLE: Duration = Duration::from_secs(15);
 
 /// After everybody has started within 3 s, nothing else having happened.
 pub const START: Duration = Duration::from_secs(8);
 
 /// How long traffic may stop at a single fault while another way is there.
-pub const RECOVERY: Duration = Duration::from_secs(25);
+pub const RECOVERY: Duration = Duration::from_millis(1000);
 
 /// For how long after a fault it is watched.
 pub const MEASURED: Duration = Duration::from_secs(40);

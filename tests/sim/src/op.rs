@@ -87,13 +87,15 @@ pub enum Op {
     Beats(Option<Duration>),
     /// What is joined must work: sends to everybody, and looks a little later.
     RollCall,
+    /// Only this one sends to everybody: nobody else opens a way for it.
+    Single(PartyId),
     Look,
     /// From here until the next `Quiet(false)` nobody sends anything, and control traffic is counted.
     Quiet(bool),
     /// From here on the beats' gaps are measured.
     Measure,
-    /// They must have been short enough.
-    Gaps,
+    /// None of them may have been longer than this.
+    Gaps(Duration),
 }
 
 /// The ops of a story, in the order of time.
@@ -237,7 +239,8 @@ impl Ops<'_> {
         let phase = Duration::from_micros(self.rng.u64(2_000_000..8_000_000));
         self.after(phase, Op::Measure);
         let (hub, node) = (self.hub(), self.node());
-        let op = match self.rng.u8(0..7) {
+        let op = match self.rng.u8(0..8) {
+            7 => Op::Reload(self.anybody()),
             0..2 => Op::Crash(hub),
             2 => Op::Freeze(hub),
             3 => Op::Cut { from: node, to: hub, both: true },
@@ -246,8 +249,9 @@ impl Ops<'_> {
             _ if self.nats.is_empty() => Op::Crash(hub),
             _ => Op::Rebind(self.rng.usize(..self.nats.len())),
         };
+        let limit = if matches!(op, Op::Reload(_)) { wait::UNDISTURBED } else { wait::RECOVERY };
         self.push(op);
-        self.after(wait::MEASURED, Op::Gaps);
+        self.after(wait::MEASURED, Op::Gaps(limit));
     }
 
     fn idle(&mut self) {
@@ -257,6 +261,9 @@ impl Ops<'_> {
             self.after(Duration::from_secs(3), Op::Quiet(true));
             let long = Duration::from_secs(self.rng.u64(20..400));
             self.after(long, Op::Quiet(false));
+            let one = self.node();
+            self.push(Op::Single(one));
+            self.after(Duration::from_secs(2), Op::Look);
             self.push(Op::RollCall);
             self.after(Duration::from_secs(2), Op::Look);
         }

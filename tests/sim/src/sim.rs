@@ -515,7 +515,8 @@ impl Sim {
             Op::Quiet(true) => self.quiet = Some((self.now, vec![0; self.parties.len()])),
             Op::Quiet(false) => self.end_quiet(),
             Op::Measure => self.measure(),
-            Op::Gaps => self.look_at_gaps(),
+            Op::Single(from) => self.calls_all(from),
+            Op::Gaps(limit) => self.look_at_gaps(limit),
         }
     }
 
@@ -617,17 +618,21 @@ impl Sim {
     fn roll_call(&mut self) {
         self.trace.line(self.now, "model", || self.state());
         for from in self.nodes() {
-            for to in self.nodes() {
-                if from != to {
-                    self.call_pair(from, to);
-                }
-            }
+            self.calls_all(from);
             if self.parties[from].life == Life::Up {
                 let octet = self.parties[from].octet().unwrap_or_default();
                 let (source, gateway) = (self.home(from), address(octet));
                 self.probe(from, source, gateway, (Kind::Ping, 40, 1), Promise::Answered, None);
                 let outside = Ipv4Addr::new(9, 9, 9, 9);
                 self.probe(from, source, outside, (Kind::Udp, 40, 1), Promise::Refused, None);
+            }
+        }
+    }
+
+    fn calls_all(&mut self, from: PartyId) {
+        for to in self.nodes() {
+            if from != to {
+                self.call_pair(from, to);
             }
         }
     }
@@ -679,7 +684,7 @@ impl Sim {
         self.gaps = Some(pairs.filter(|(a, b)| a != b).map(|pair| (pair, (now, Duration::ZERO))).collect());
     }
 
-    fn look_at_gaps(&mut self) {
+    fn look_at_gaps(&mut self, limit: Duration) {
         let Some(gaps) = self.gaps.take() else { return };
         let mut pairs: Vec<_> = gaps.into_iter().collect();
         pairs.sort();
@@ -689,7 +694,7 @@ impl Sim {
             }
             let gap = longest.max(self.now - last);
             self.gap = self.gap.max(Some(gap));
-            if gap > crate::wait::RECOVERY {
+            if gap > limit {
                 let names = [from, to].map(|id| self.parties[id].plan.name.clone());
                 let [from, to] = names;
                 self.violated(format!("from {from} to {to} nothing arrived for {gap:.3?} after one fault"));

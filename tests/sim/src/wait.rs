@@ -14,6 +14,9 @@ pub const START: Duration = Duration::from_secs(8);
 /// How long traffic may stop at a single fault while another way is there.
 pub const RECOVERY: Duration = Duration::from_millis(1000);
 
+/// How long traffic may stop when nothing has failed (a reload): a beat's pace, and what the network makes of it.
+pub const UNDISTURBED: Duration = Duration::from_millis(200);
+
 /// For how long after a fault it is watched.
 pub const MEASURED: Duration = Duration::from_secs(40);
 
@@ -24,4 +27,4 @@ pub const QUIET_RATE: f64 = 8.0;
 
 /// What an engine may hold for each peer, in bytes, and besides.
 pub const MEMORY_PER_PEER: i64 = 24 * 1024;
-pub const MEMORY_BASE: i64 = 160 * 1024;
+pub const MEMORY_BASE: i64 = 96 * 1024;

@@ -2,6 +2,8 @@
 
 use crate::cli::Global;
 use crate::exit::Failure;
+use crate::state::or_empty;
+use overlay_config::membership::RECORDS_FILE;
 use overlay_config::{Config, FileError, FileText, Files, HostFacts, Overrides, Source};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -70,13 +72,23 @@ impl Origin {
         Ok(config?)
     }
 
+    /// The signed records beside the file, as they lie there; none when there are none.
+    ///
+    /// # Errors
+    /// When there is such a file and it cannot be read.
+    pub fn records(&self) -> (PathBuf, std::io::Result<Vec<u8>>) {
+        let path = self.path.with_file_name(RECORDS_FILE);
+        let bytes = or_empty(std::fs::read(&path));
+        (path, bytes)
+    }
+
     fn may_be_absent(&self) -> bool {
         !self.named && self.kind == Kind::Node && self.overrides.slot.is_some()
     }
 }
 
-/// Key files, relative to the folder of the configuration.
-struct Folder(PathBuf);
+/// Key files, relative to the folder of the configuration, or to that of a plan.
+pub struct Folder(pub PathBuf);
 
 impl Files for Folder {
     fn read(&self, path: &Path) -> Result<FileText, FileError> {

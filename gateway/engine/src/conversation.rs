@@ -7,27 +7,21 @@ use crate::control::{self, Absence, Capabilities, Header, HubId, Message, Unread
 use crate::counters::DropReason;
 use crate::engine::{Engine, in_overlay};
 use crate::event::Event;
-use crate::label::{Label, Use};
+use crate::label::{self, Holder, Label, Use};
 use crate::output::Output;
 use crate::packet::{Batch, DatagramBatch};
 use crate::peer::path::{Paths, Step, Way};
 use crate::peer::probe::Prober;
 use crate::peer::tunnel::{Admission, MIN_BUFFER, Opened, Tunnel};
 use crate::peer::{Kin, LinkGuard, LinkState, Peer, PeerIndex, Sealing};
-use crate::relay::Seat;
 use crate::settings::RoleSettings;
 use crate::table::Table;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
-
-/// A member of which nothing was heard for this long is not there: its probes come four times a second.
-const AWAY_AFTER: Duration = Duration::from_secs(3);
+use std::time::Instant;
 
 /// Packets on their way to peers.
-type Relay = Batch<PeerIndex, 0>;
+pub(crate) type Relay = Batch<PeerIndex, 0>;
 
 impl Engine {
     /// Acts on the control messages that a batch has brought.
@@ -316,88 +310,6 @@ impl Engine {
         }
     }
 
-    /// A hub: asks a member whether it is where it seems to be.
-    pub(crate) fn challenge(
-        &self,
-        now: Instant,
-        member: PeerIndex,
-        endpoint: SocketAddr,
-        seat: &mut Seat,
-        relay: &mut Relay,
-    ) {
-        if let Some(nonce) = seat.challenge(now, endpoint, || self.nonce(now, member)) {
-            self.say(member, &Message::Challenge { nonce }, relay);
-        }
-    }
-
-    /// What nobody can guess who has not seen it: a keyed hash of a count.
-    fn nonce(&self, now: Instant, member: PeerIndex) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.secret, self.sequence.fetch_add(1, Relaxed), member, now).hash(&mut hasher);
-        hasher.finish()
-    }
-
-    fn take_seat(&self, table: &Table, peer: &Peer, endpoint: SocketAddr) {
-        if let Some(ordinal) = table.ordinal_of(peer) {
-            self.seats.set(peer.index, ordinal, endpoint);
-            let public_key = peer.settings.public_key;
-            self.events.push(Event::EndpointConfirmed { public_key, endpoint });
-        }
-    }
-
-    /// The table has changed: only its members have seats.
-    pub(crate) fn replace_seats(&self, table: &Table) {
-        if table.settings.role == RoleSettings::Hub {
-            self.seats.replace(table.peers().filter_map(|peer| match &peer.link.lock().kin {
-                Kin::Member(seat) => Some((peer.index, table.ordinal_of(peer)?, seat.confirmed?)),
-                _ => None,
-            }));
-        }
-    }
-
-    /// A hub: passes a member's handshake initiation on to another.
-    fn pass_on(&self, heard: &Heard<'_>, to: u16, message: &[u8; MIN_BUFFER], relay: &mut Relay) {
-        let Heard { now, table, peer, from, .. } = *heard;
-        let Some(ordinal) = table.ordinal_of(peer) else { return };
-        if self.seats.member(from) != Some(peer.index) {
-            return self.drops.count(DropReason::RelayUnconfirmed);
-        }
-        if !peer.link.account().lock().handshake(now) {
-            return self.drops.count(DropReason::RelayLimited);
-        }
-        let absence = match self.seats.place(to).and_then(|(index, _)| table.peer(index)) {
-            None => Some(self.absence(now, table, to)),
-            Some(other) => {
-                let link = other.link.lock();
-                let here =
-                    link.last_received.is_some_and(|at| now.saturating_duration_since(at) < AWAY_AFTER);
-                let able = link.talk.as_ref().is_some_and(|talk| talk.can(Capabilities::SEALED));
-                let session = link.tunnel.has_session();
-                drop(link);
-                if here && able && session {
-                    self.say(other.index, &Message::Initiated { from: ordinal, message }, relay);
-                    None
-                } else {
-                    Some(Absence::Away)
-                }
-            }
-        };
-        if let Some(why) = absence {
-            self.drops.count(DropReason::RelayAbsent);
-            self.say(peer.index, &Message::Absent { node: to, why }, relay);
-        }
-    }
-
-    /// Why there is nobody in the seat of this slot.
-    fn absence(&self, now: Instant, table: &Table, ordinal: u16) -> Absence {
-        let plain = table.by_ordinal(ordinal).is_some_and(|member| {
-            let link = member.link.lock();
-            let silent = link.talk.as_ref().is_none_or(|talk| talk.is_plain(now));
-            link.tunnel.has_session() && silent
-        });
-        if plain { Absence::Plain } else { Absence::Away }
-    }
-
     /// A node: an initiation of another node, which a hub has passed on. What answers it goes back by the same way: its label
     /// says to whom.
     fn relayed_initiation(
@@ -444,6 +356,20 @@ impl Engine {
             }
             _ => self.drops.count(DropReason::Unauthentic),
         }
+    }
+
+    /// For whom a cookie would be: a response that a hub has forwarded is its sender's, as an initiation is. A node has one
+    /// cookie for each peer, whatever it sends.
+    pub(crate) fn source(&self, table: &Table, from: SocketAddr, datagram: &[u8]) -> IpAddr {
+        if datagram.first() == Some(&2)
+            && let Some(Holder::Node { local, .. }) = label::receiver(datagram).map(|r| Label::of(r).holder())
+            && self.legs.read().iter().any(|leg| leg.endpoint == from)
+            && let Some((index, Use::Carries)) = table.labels.holder(local)
+            && let Some(ordinal) = table.peer(index).and_then(|peer| table.ordinal_of(peer))
+        {
+            return IpAddr::V4(slot_address(table, ordinal));
+        }
+        from.ip()
     }
 
     fn hear_absent(&self, heard: &Heard<'_>, ordinal: u16, why: Absence) {
@@ -565,7 +491,7 @@ impl Engine {
         {
             table.labels.take_back(now, local);
         }
-        if let Some(crate::label::Holder::Node { local, .. }) = carries.map(Label::holder) {
+        if let Some(Holder::Node { local, .. }) = carries.map(Label::holder) {
             table.labels.take_back(now, local);
         }
     }
@@ -573,12 +499,17 @@ impl Engine {
 
 /// A message from a peer.
 #[derive(Clone, Copy)]
-struct Heard<'a> {
-    now: Instant,
-    table: &'a Table,
-    peer: &'a Peer,
-    from: SocketAddr,
-    header: Header,
+pub(crate) struct Heard<'a> {
+    /// When.
+    pub now: Instant,
+    /// The peers at that time.
+    pub table: &'a Table,
+    /// Who sent it.
+    pub peer: &'a Peer,
+    /// From where.
+    pub from: SocketAddr,
+    /// Its header.
+    pub header: Header,
 }
 
 /// The address of the node whose slot has this ordinal.

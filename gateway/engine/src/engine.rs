@@ -323,12 +323,14 @@ impl Engine {
                 && let Some(Holder::Node { ordinal, .. }) =
                     label::receiver(datagram).map(|receiver| Label::of(receiver).holder())
             {
+                run = None;
                 forwarder.forward(now, from, ordinal, datagram, &mut out.net);
                 continue;
             }
             let mut reply = [0; MIN_BUFFER];
             let mut purpose = Use::Carries;
-            let peer = match guard.admit(&self.identity, from.ip(), datagram, &mut reply) {
+            let source = self.source(&table, from, datagram);
+            let peer = match guard.admit(&self.identity, source, datagram, &mut reply) {
                 Admission::Session(receiver) => {
                     let held = holder(&table, is_hub, receiver);
                     purpose = held.map_or(purpose, |(_, purpose)| purpose);
@@ -351,6 +353,7 @@ impl Engine {
             };
             if run.as_ref().is_none_or(|(before, _)| before.index != peer.index) {
                 drop(run.take());
+                forwarder.release();
                 let mut link = peer.link.lock();
                 if link.tunnel.is_late(now) {
                     link.tick(now, &mut out.net, &self.drops);

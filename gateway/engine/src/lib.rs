@@ -17,6 +17,7 @@ pub mod engine;
 pub mod event;
 pub mod gateway;
 mod host_side;
+mod hub_side;
 pub mod label;
 pub mod listener;
 mod output;

@@ -200,6 +200,12 @@ impl<'a> Forwarder<'a> {
         Self { table, seats, drops, run: None }
     }
 
+    /// Gives back the lock of the member whose run it was. No link is locked while it is held, nor the other way round: two
+    /// threads would wait for each other.
+    pub fn release(&mut self) {
+        self.run = None;
+    }
+
     /// Forwards a datagram that is for the node with this slot.
     pub fn forward(
         &mut self,

@@ -5,6 +5,7 @@ use crate::conversation::whereabouts;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::output::Output;
+use crate::peer::node::Watched;
 use crate::peer::path::{Leg, Source, Way};
 use crate::peer::probe::{Change, Prober};
 use crate::peer::tunnel::{MIN_BUFFER, TICK};
@@ -34,8 +35,8 @@ pub struct Schedule {
     legs: Vec<Leg>,
     /// Where hubs see us.
     seen_at: Vec<SocketAddr>,
-    /// Nodes with a tunnel, which may have probes due.
-    active: Vec<PeerIndex>,
+    /// Nodes with a tunnel, and when they have probes due.
+    active: Vec<(PeerIndex, Instant)>,
     whereabouts: Whereabouts,
 }
 
@@ -62,6 +63,11 @@ impl Schedule {
     }
 }
 
+/// What of a leg the choice of paths depends on.
+fn matters(leg: &Leg) -> (PeerIndex, SocketAddr, [bool; 4]) {
+    (leg.hub, leg.endpoint, [leg.up, leg.relays, leg.plain, leg.draining])
+}
+
 impl Engine {
     /// What is due at `now`: handshakes, keepalives, expiry, probes, and the moves that follow from them; about
     /// [`Engine::timeout_messages`] messages at most.
@@ -83,9 +89,9 @@ impl Engine {
             RoleSettings::Hub if full => self.members_due(now, &table, out),
             RoleSettings::Hub => {}
             RoleSettings::Node { .. } => {
-                self.hubs_due(now, &table, full, schedule, out);
+                let moved = self.hubs_due(now, &table, full, schedule, out);
                 self.note_whereabouts(schedule);
-                self.nodes_due(now, &table, full, schedule, out);
+                self.nodes_due(now, &table, (full, moved), schedule, out);
             }
         }
         schedule.due = schedule.due.max(now + GRAIN);
@@ -131,7 +137,16 @@ impl Engine {
     }
 
     /// A node's legs to its hubs.
-    fn hubs_due(&self, now: Instant, table: &Table, full: bool, schedule: &mut Schedule, out: &mut Output) {
+    ///
+    /// Returns whether something has changed that paths depend on.
+    fn hubs_due(
+        &self,
+        now: Instant,
+        table: &Table,
+        full: bool,
+        schedule: &mut Schedule,
+        out: &mut Output,
+    ) -> bool {
         schedule.legs.clear();
         schedule.seen_at.clear();
         for hub in table.hubs() {
@@ -144,9 +159,14 @@ impl Engine {
             let leg = self.leg_due(now, hub, &mut link, schedule, out);
             schedule.legs.extend(leg);
         }
-        if *self.legs.read() != schedule.legs {
+        let known = self.legs.read();
+        let (same, as_good) =
+            (*known == schedule.legs, known.iter().map(matters).eq(schedule.legs.iter().map(matters)));
+        drop(known);
+        if !same {
             self.legs.write().clone_from(&schedule.legs);
         }
+        !as_good
     }
 
     fn leg_due(
@@ -218,8 +238,15 @@ impl Engine {
         }
     }
 
-    /// A node's other peers.
-    fn nodes_due(&self, now: Instant, table: &Table, full: bool, schedule: &mut Schedule, out: &mut Output) {
+    /// A node's other peers: all of them at a tick or when a leg has `moved`, else those that have probes due.
+    fn nodes_due(
+        &self,
+        now: Instant,
+        table: &Table,
+        (full, moved): (bool, bool),
+        schedule: &mut Schedule,
+        out: &mut Output,
+    ) {
         if full {
             schedule.active.clear();
             for peer in table.peers().filter(|peer| peer.settings.kind != PeerKind::Hub) {
@@ -230,14 +257,19 @@ impl Engine {
                 if !link.tunnel.is_attached() {
                     link.count_stale(&self.drops);
                 } else if matches!(link.kin, Kin::Node(_)) {
-                    schedule.active.push(peer.index);
+                    schedule.active.push((peer.index, now));
                 } else {
                     link.tick(now, &mut out.net, &self.drops);
                 }
             }
         }
-        let mut due = schedule.due;
-        for peer in schedule.active.iter().filter_map(|index| table.peer(*index)) {
+        let mut active = std::mem::take(&mut schedule.active);
+        for (index, due) in &mut active {
+            if !moved && *due > now {
+                schedule.due = schedule.due.min(*due);
+                continue;
+            }
+            let Some(peer) = table.peer(*index) else { continue };
             let mut link = peer.link.lock();
             if full {
                 self.tunnel_due(now, peer, &mut link, &schedule.legs, out);
@@ -245,11 +277,13 @@ impl Engine {
             }
             self.steer(now, peer, &mut link, &mut out.relay, &mut out.net);
             self.node_due(now, table, peer, &mut link, full, schedule, out);
-            if let Kin::Node(node) = &link.kin {
-                due = node.deadline().map_or(due, |at| at.min(due));
-            }
+            *due = match &link.kin {
+                Kin::Node(node) => node.deadline().unwrap_or(schedule.tick),
+                _ => schedule.tick,
+            };
+            schedule.due = schedule.due.min(*due);
         }
-        schedule.due = due;
+        schedule.active = active;
     }
 
     /// The handshakes and keepalives of an end-to-end session.
@@ -348,9 +382,9 @@ impl Engine {
         let state = &mut **link;
         let Kin::Node(node) = &mut state.kin else { return };
         match node.watch(now, sent, state.last_received) {
-            Ok(None) => {}
-            Ok(Some(number)) => self.say(peer.index, &Message::Probe { number }, &mut out.relay),
-            Err(()) => {
+            Watched::Well => {}
+            Watched::Ask(number) => self.say(peer.index, &Message::Probe { number }, &mut out.relay),
+            Watched::Gone => {
                 if let Some(Way::Via(hub)) = node.paths.current() {
                     node.paths.note_absent(now, hub);
                 }

@@ -50,6 +50,17 @@ pub struct NodePeer {
     last_from: Option<SocketAddr>,
 }
 
+/// What is to be thought of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// It is heard, or nothing is sent to it.
+    Well,
+    /// A probe of this number is due in the session itself.
+    Ask(u32),
+    /// Several were not answered: it is not there, or not reached by the path in use.
+    Gone,
+}
+
 /// What we have told of our own whereabouts.
 #[derive(Clone, Copy, Debug, Default)]
 struct Told {
@@ -133,12 +144,8 @@ impl NodePeer {
         self.plain_via.is_some_and(|(via, until)| via == hub && now < until)
     }
 
-    /// Looks after a peer that we send to (`sent` packets up to now) and that says nothing: the number of a probe that is due
-    /// in the session itself, or `Err` when it has not answered several.
-    ///
-    /// # Errors
-    /// The peer is not there, or not reached by the path in use.
-    pub fn watch(&mut self, now: Instant, sent: u64, heard: Option<Instant>) -> Result<Option<u32>, ()> {
+    /// Looks after a peer that we send to (`sent` packets up to now) and that says nothing.
+    pub fn watch(&mut self, now: Instant, sent: u64, heard: Option<Instant>) -> Watched {
         if sent != self.sent.0 {
             self.sent = (sent, Some(now));
         }
@@ -146,16 +153,16 @@ impl NodePeer {
             |at: Option<Instant>, span| at.is_some_and(|at| now.saturating_duration_since(at) < span);
         if recent(heard, QUIET) || !recent(self.sent.1, Duration::from_secs(2)) {
             self.quiet = None;
-            return Ok(None);
+            return Watched::Well;
         }
         let quiet = self.quiet.get_or_insert_with(|| Prober::trusting(now));
         match quiet.poll(now) {
             (Some(_), _) => {
                 self.quiet = None;
                 self.sent.1 = None;
-                Err(())
+                Watched::Gone
             }
-            (None, probe) => Ok(probe),
+            (None, probe) => probe.map_or(Watched::Well, Watched::Ask),
         }
     }
 
@@ -254,21 +261,22 @@ mod tests {
         let (mut now, mut sent) = (start, 0);
         for _ in 0..100 {
             (now, sent) = (now + ms(50), sent + 1);
-            assert_eq!(node.watch(now, sent, Some(now - ms(50))), Ok(None));
+            assert_eq!(node.watch(now, sent, Some(now - ms(50))), Watched::Well);
         }
         let (fault, mut asked) = (now, 0);
         let lost = loop {
             (now, sent) = (now + ms(10), sent + 1);
             match node.watch(now, sent, Some(fault)) {
-                Ok(probe) => asked += u32::from(probe.is_some()),
-                Err(()) => break now - fault,
+                Watched::Well => {}
+                Watched::Ask(_) => asked += 1,
+                Watched::Gone => break now - fault,
             }
         };
         assert!(asked >= 3 && lost < ms(1300), "{asked}, {lost:?}");
         // Nothing is sent: nothing is asked.
         for _ in 0..100 {
             now += ms(100);
-            assert_eq!(node.watch(now, sent, Some(fault)), Ok(None));
+            assert_eq!(node.watch(now, sent, Some(fault)), Watched::Well);
         }
     }
 

@@ -251,7 +251,8 @@ impl World {
         }
     }
 
-    fn act(&mut self, id: Id) {
+    /// One party does what is due.
+    pub fn act(&mut self, id: Id) {
         {
             let now = self.now;
             let mut out = Output::for_batch(1 << 16, 256);
@@ -321,6 +322,20 @@ impl World {
         assert_eq!(inbox.len(), 1, "packets received by {id}");
         inbox.remove(0)
     }
+}
+
+/// A tunnel of a stranger towards a party.
+pub fn stranger(number: u8, peer: u8) -> Tunnel {
+    let settings = TunnelSettings {
+        public_key: public(peer),
+        preshared_key: None,
+        keepalive: None,
+        index: u32::from(number),
+        initiates: true,
+        warm: true,
+        expects_keepalives: false,
+    };
+    Tunnel::new(&Identity::new(private(number)), &settings, Instant::now(), 1)
 }
 
 /// The private key of a party.

@@ -332,9 +332,9 @@ impl Engine {
             let source = self.source(&table, from, datagram);
             let peer = match guard.admit(&self.identity, source, datagram, &mut reply) {
                 Admission::Session(receiver) => {
-                    let held = holder(&table, is_hub, receiver);
+                    let held = table.by_receiver(receiver);
                     purpose = held.map_or(purpose, |(_, purpose)| purpose);
-                    held.and_then(|(index, _)| table.peer(index)).ok_or(DropReason::NotWireguard)
+                    held.map(|(peer, _)| peer).ok_or(DropReason::NotWireguard)
                 }
                 Admission::Initiation(key) => table.by_key(&key).ok_or(DropReason::UnknownPeer),
                 Admission::Cookie(len) => {
@@ -608,15 +608,6 @@ fn gateway_slot(settings: &EngineSettings) -> Ipv4Net {
 
 fn is_group(address: Ipv4Addr) -> bool {
     address.is_multicast() || address.is_broadcast() || address.is_unspecified()
-}
-
-/// Whose session a receiver index names, and what that is for.
-fn holder(table: &Table, is_hub: bool, receiver: u32) -> Option<(PeerIndex, Use)> {
-    match (is_hub, Label::of(receiver).holder()) {
-        (true, Holder::Hub(index)) => Some((index, Use::Carries)),
-        (false, Holder::Node { local, .. }) => table.labels.holder(local),
-        _ => None,
-    }
 }
 
 pub(crate) fn in_overlay(table: &Table, endpoint: SocketAddr) -> bool {

@@ -1,6 +1,6 @@
 //! The table: one consistent view of peers and routes. A reload replaces it as a whole; links live on.
 
-use crate::label::{self, Labels};
+use crate::label::{self, Holder, Label, Labels, Use};
 use crate::peer::tunnel::Identity;
 use crate::peer::{Kin, Link, Peer, PeerIndex, PeerKind, PeerSettings, Sealing, Standing};
 use crate::route::RouteTable;
@@ -111,6 +111,18 @@ impl Table {
         table.by_ordinal = table.peers().filter_map(|p| Some((table.ordinal_of(p)?, p.index))).collect();
         table.routes = RouteTable::new(table.settings.overlay, table.settings.slot_prefix, &table.networks());
         table
+    }
+
+    /// Whose session a receiver index names, and what that is for: at a hub its upper bits are the peer's index, at a node they
+    /// name a local number.
+    #[must_use]
+    pub fn by_receiver(&self, receiver: u32) -> Option<(&Peer, Use)> {
+        let (index, purpose) = match (&self.settings.role, Label::of(receiver).holder()) {
+            (RoleSettings::Hub, Holder::Hub(index)) => (index, Use::Carries),
+            (RoleSettings::Node { .. }, Holder::Node { local, .. }) => self.labels.holder(local)?,
+            _ => return None,
+        };
+        Some((self.peer(index)?, purpose))
     }
 
     /// The ordinal of a node's slot.

@@ -166,7 +166,7 @@ fn plan(arguments: &Arguments) -> Plan {
         rounds: arguments.rounds.max(1),
         rounds_before: 0,
         transfer: Duration::from_secs(arguments.secs.max(1)),
-        probe: Duration::from_secs(1),
+        probe: Duration::from_millis(500),
         search_steps: 5,
         pings: 300,
         wire: arguments.wire,

@@ -354,7 +354,11 @@ impl Engine {
             if run.as_ref().is_none_or(|(before, _)| before.index != peer.index) {
                 drop(run.take());
                 forwarder.release();
-                run = Some((peer, peer.link.lock()));
+                let mut link = peer.link.lock();
+                if link.tunnel.is_late(now) {
+                    link.tick(now, &mut out.net, &self.drops);
+                }
+                run = Some((peer, link));
             }
             let Some((_, link)) = run.as_mut() else { continue };
             match purpose {
@@ -450,8 +454,9 @@ impl Engine {
         };
         match opened {
             Opened::Rejected => self.drops.count(DropReason::Unauthentic),
-            // A cookie reply (type 3) says nothing about where the peer is.
-            _ if datagram.first() == Some(&3) => {}
+            // A cookie reply (type 3) says nothing about where the peer is. Nor does an initiation (type 1), until what
+            // follows shows that its sender has read the answer: after a restart an old one can be sent again by anybody.
+            _ if matches!(datagram.first(), Some(1 | 3)) => {}
             _ => {
                 link.heard(now, from, &self.legs);
                 self.after_datagram(now, peer, link, from, datagram, out);

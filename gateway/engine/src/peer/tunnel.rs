@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// How often [`Tunnel::tick`] wants to be called.
 pub const TICK: Duration = Duration::from_millis(100);
 
+/// A tick that is later than this is made up for before anything is opened: the process was stopped, or the machine slept.
+const LATE: Duration = Duration::from_secs(1);
+
 /// Bytes that sealing adds to a packet: header 16, tag 16 (WireGuard paper, section 5.4.6).
 pub const OVERHEAD: usize = 32;
 
@@ -194,6 +197,7 @@ pub struct Tunnel {
     expects_keepalives: bool,
     keepalive: Option<Duration>,
     last_keepalive: Instant,
+    last_tick: Instant,
     session: bool,
     /// The peer has shown that it holds the keys of a session. Until then an answered initiation is no session (WireGuard
     /// paper, section 5.4.6), whatever boringtun's ring of eight says once it is full of them.
@@ -245,6 +249,7 @@ impl Tunnel {
             expects_keepalives: settings.expects_keepalives,
             keepalive: interval(settings.keepalive),
             last_keepalive: now,
+            last_tick: now,
             session: false,
             confirmed: false,
             lost: false,
@@ -403,6 +408,13 @@ impl Tunnel {
         std::mem::take(&mut self.stale)
     }
 
+    /// Whether [`Tunnel::tick`] must come before [`Tunnel::open`]. boringtun would take a session that begins now for as old
+    /// as its last tick, and let it expire that much too early, while the peer still seals with it.
+    #[must_use]
+    pub fn is_late(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_tick) > LATE
+    }
+
     /// Opens a datagram that [`HandshakeGuard::admit`] found to be this tunnel's. `dst` has at least [`MIN_BUFFER`]
     /// bytes and no fewer than the datagram.
     pub fn open(&mut self, now: Instant, from: IpAddr, datagram: &[u8], dst: &mut [u8]) -> Opened {
@@ -441,6 +453,7 @@ impl Tunnel {
     /// What is due: keepalives, handshakes, expiry. A message for the peer is written into `dst` (at least
     /// [`MIN_BUFFER`] bytes). `reachable`: an endpoint is known.
     pub fn tick(&mut self, now: Instant, reachable: bool, dst: &mut [u8]) -> Option<usize> {
+        self.last_tick = now;
         self.expire_pending(now);
         let due = match self.tunn.as_mut()?.update_timers(dst) {
             TunnResult::WriteToNetwork(message) => {

@@ -42,6 +42,22 @@ fn a_replayed_data_message_is_rejected() {
 }
 
 #[test]
+fn an_initiation_alone_moves_no_endpoint_and_earns_one_answer() {
+    // After a restart the hub knows no timestamps: what was heard on the wire before is good again, from anywhere.
+    let mut world = World::new();
+    let hub = world.engine(HUB, hub(vec![to_node(56), to_node(64)]));
+    let node = world.engine(64, node(64, vec![to_hub(HUB, &[])]));
+    let old = Datagram { from: at(200), to: at(HUB), bytes: initiation(56) };
+    world.arrives(hub, &old);
+    world.pass(Duration::from_secs(60));
+    let answers: Vec<_> = world.sent.iter().filter(|d| d.to == at(200)).collect();
+    assert_eq!((answers.len(), bytes(&answers.into_iter().cloned().collect::<Vec<_>>())), (1, 92));
+    assert_eq!(world.of(hub).peers()[0].link.endpoint, None);
+    // A handshake that is carried to its end does say where the peer is.
+    assert_eq!(world.link(hub, node).endpoint, Some(at(64)));
+}
+
+#[test]
 fn messages_out_of_order_are_all_accepted() {
     let mut r = recipe();
     let packets: Vec<_> = (0..50).map(|n| udp(addr(57), addr(65), &[n; 20])).collect();

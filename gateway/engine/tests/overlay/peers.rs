@@ -5,6 +5,7 @@ use crate::world::{
     Datagram, HUB, PLAIN, World, addr, at, direct, hub, node, recipe, to_hub, to_node, to_plain,
 };
 use overlay_engine::DropReason;
+use overlay_engine::peer::PeerSettings;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -256,4 +257,20 @@ fn a_member_of_whom_nothing_was_ever_heard_costs_a_few_packets() {
         r.world.sends(r.a, &vec![udp(addr(57), addr(89), &[1; 500]); 50]);
     }
     assert_eq!(r.world.drops(r.hub, DropReason::NoSession), 1000 - 8);
+}
+
+#[test]
+fn a_process_that_was_stopped_does_first_what_was_due() {
+    let mut world = World::new();
+    let member = PeerSettings { keepalive: Some(5), ..to_node(56) };
+    let hub = world.engine(HUB, hub(vec![member]));
+    let a = world.engine(56, node(56, vec![to_hub(HUB, &[])]));
+    world.settle();
+    world.queue(a, &[udp(addr(57), addr(65), b"x")]);
+    let datagram = world.intercept().remove(0);
+    world.now += Duration::from_secs(6);
+    let before = world.sent.len();
+    world.arrives(hub, &datagram);
+    let keepalives = world.sent.iter().skip(before).filter(|d| d.bytes.len() == 32);
+    assert_eq!(keepalives.count(), 1, "the keepalive was due a second ago");
 }

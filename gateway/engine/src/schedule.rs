@@ -102,10 +102,10 @@ impl Engine {
     /// latest; probes have their own.
     #[must_use]
     pub fn poll_timeout(&self, now: Instant) -> Instant {
-        if self.soon.load(Relaxed) {
-            return now;
-        }
-        self.schedule.lock().due.max(now)
+        let schedule = self.schedule.lock();
+        // What has come up since then waits a moment as well: what it leads to may come up again.
+        let due = if self.soon.load(Relaxed) { schedule.now + GRAIN } else { schedule.due };
+        due.max(now)
     }
 
     /// How many messages of 160 bytes one [`Engine::handle_timeout`] can give back: the size that its [`Output`] needs.

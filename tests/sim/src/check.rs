@@ -6,6 +6,9 @@ use crate::wait;
 /// An overlay of eight with a burst under way stays far below this; one that answers its own answers does not.
 pub const EVENTS_PER_SECOND: u64 = 60_000;
 
+/// An engine may find that something has become due while it was called, but not for ever.
+pub const CALLS_AT_ONCE: u32 = 4;
+
 /// Whether an engine sends more than it has reason to: each packet and datagram that it was given may become one (or, with
 /// what waited for a session, one of the second before), and each peer has a handshake, a keepalive, a probe.
 pub fn traffic(traffic: &Traffic, peers: u64) -> Option<String> {

@@ -15,59 +15,89 @@ pub enum Verdict {
 }
 
 /// How two parties stand to one another.
-fn link(parties: &[Party], net: &Net, now: Duration, a: PartyId, b: PartyId) -> Joined {
-    if [a, b].iter().any(|&id| parties[id].life != Life::Up) {
-        return Joined::Neither;
-    }
-    let doubtful = |id: PartyId| parties[id].traitor || parties[id].behind_until > now;
-    match net.joined(a, b) {
-        // A clock that was set back, or a hub that alters what it carries: it may work, or not.
-        Joined::Both if doubtful(a) || doubtful(b) => Joined::OneWay,
-        other => other,
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leg {
+    /// Datagrams arrive, both ways.
+    Good,
+    /// They do not, one way at least: that counts as not at all.
+    Broken,
+    /// A clock that was set back, or a hub that alters what it carries: it may work, or not.
+    Doubtful,
 }
 
-/// Whether a packet from node `a` arrives at node `b`. `spoke`: when everybody last sent to everybody.
-pub fn arrives(
-    parties: &[Party],
-    net: &Net,
-    now: Duration,
-    spoke: Duration,
-    a: PartyId,
-    b: PartyId,
-) -> Verdict {
-    if [a, b].iter().any(|&id| parties[id].life != Life::Up) {
-        return Verdict::May;
+/// The world at one moment.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    pub parties: &'a [Party],
+    pub net: &'a Net,
+    pub now: Duration,
+}
+
+impl World<'_> {
+    fn leg(self, a: PartyId, b: PartyId) -> Leg {
+        let up = [a, b].iter().all(|&id| self.parties[id].life == Life::Up);
+        let doubtful = |id: PartyId| self.parties[id].traitor || self.parties[id].behind_until > self.now;
+        if !up || self.net.joined(a, b) != Joined::Both {
+            Leg::Broken
+        } else if doubtful(a) || doubtful(b) {
+            Leg::Doubtful
+        } else {
+            Leg::Good
+        }
     }
-    if a == b {
-        return Verdict::May;
+
+    /// The way from `a` to `b` through a hub.
+    fn through(self, hub: PartyId, a: PartyId, b: PartyId) -> Leg {
+        match (self.leg(a, hub), self.leg(hub, b)) {
+            (Leg::Broken, _) | (_, Leg::Broken) => Leg::Broken,
+            (Leg::Good, Leg::Good) => Leg::Good,
+            _ => Leg::Doubtful,
+        }
     }
-    if parties[a].plan.direct.contains(&b) {
-        let behind = |id: PartyId| net.attachments[id].nat;
+
+    /// The configured direct path.
+    fn direct(self, a: PartyId, b: PartyId) -> Leg {
+        if !self.parties[a].plan.direct.contains(&b) {
+            return Leg::Broken;
+        }
+        let behind = |id: PartyId| self.net.attachments[id].nat.is_some();
         // Who moved is found by what it sends; through a translator that does not know it, it cannot.
-        let lost = match (parties[a].moved, parties[b].moved) {
+        let lost = match (self.parties[a].moved, self.parties[b].moved) {
             (false, false) => false,
             (true, true) => true,
-            _ => behind(a).is_some() || behind(b).is_some(),
+            _ => behind(a) || behind(b),
         };
-        // Nothing keeps the mapping of an idle direct path.
-        let forgotten = behind(b).is_some_and(|nat| now.saturating_sub(spoke) >= net.nats[nat].timeout);
-        match link(parties, net, now, a, b) {
-            Joined::Both if lost || forgotten => return Verdict::May,
-            Joined::Both => return Verdict::Must,
-            Joined::OneWay => return Verdict::May,
-            // Both have noticed, and go through hubs.
-            Joined::Neither => {}
+        match self.leg(a, b) {
+            Leg::Good if lost => Leg::Doubtful,
+            leg => leg,
         }
     }
-    // The first hub that works for the sender; whether the receiver is there too, the sender does not ask.
-    let hubs = (0..parties.len()).filter(|&id| parties[id].plan.role == Role::Hub);
-    for hub in hubs {
-        match link(parties, net, now, a, hub) {
-            Joined::Both if link(parties, net, now, hub, b) == Joined::Both => return Verdict::Must,
-            Joined::Both | Joined::OneWay => return Verdict::May,
-            Joined::Neither => {}
+
+    /// Whether a packet from node `a` arrives at node `b`.
+    pub fn arrives(self, a: PartyId, b: PartyId) -> Verdict {
+        let hubs = (0..self.parties.len()).filter(|&id| self.parties[id].plan.role == Role::Hub);
+        if a == b {
+            return Verdict::May;
         }
+        // Two nodes that know one another have a session of their own, whichever way its datagrams go.
+        if self.parties[a].plan.knows.contains(&b) && self.parties[b].plan.knows.contains(&a) {
+            let mut ways: Vec<_> = hubs.map(|hub| self.through(hub, a, b)).collect();
+            ways.push(self.direct(a, b));
+            return match (ways.contains(&Leg::Good), ways.contains(&Leg::Doubtful)) {
+                (true, false) => Verdict::Must,
+                // A way that loses some may be taken for one that works.
+                _ => Verdict::May,
+            };
+        }
+        // The others are routed: by the first hub that works for the sender; whether the receiver is there too, the sender
+        // does not ask.
+        for hub in hubs {
+            match self.leg(a, hub) {
+                Leg::Good if self.leg(hub, b) == Leg::Good => return Verdict::Must,
+                Leg::Good | Leg::Doubtful => return Verdict::May,
+                Leg::Broken => {}
+            }
+        }
+        Verdict::May
     }
-    Verdict::May
 }

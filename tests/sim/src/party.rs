@@ -36,6 +36,8 @@ pub struct Party {
     pub engine: Option<Box<Engine>>,
     /// When its engine wants to be called.
     pub deadline: Option<Duration>,
+    /// When it was last called because of its deadline, and how often in that moment.
+    pub called: (Duration, u32),
     /// Seconds that its wall clock is off.
     pub clock: i64,
     /// Peers refuse its handshakes until then: its clock was set back.
@@ -65,6 +67,7 @@ impl Party {
             life: Life::Down,
             engine: None,
             deadline: None,
+            called: (Duration::ZERO, 0),
             clock: 0,
             behind_until: Duration::ZERO,
             moved: false,

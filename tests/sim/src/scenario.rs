@@ -38,6 +38,8 @@ pub struct Plan {
     pub starts: Duration,
     /// With whom it may speak without a hub: the endpoint stands in its own file or in the other's.
     pub direct: BTreeSet<PartyId>,
+    /// Whose key stands in its file.
+    pub knows: BTreeSet<PartyId>,
 }
 
 /// What kind of story a seed tells.
@@ -210,7 +212,7 @@ fn plan(rng: &mut Rng, roles: &[Role], attachments: &[Attachment]) -> Vec<Plan> 
                         let _ = writeln!(text, "persistent_keepalive = {pace}");
                     }
                 };
-            let mut direct = BTreeSet::new();
+            let (mut direct, mut knows) = (BTreeSet::new(), BTreeSet::new());
             for other in ids.clone().filter(|&other| other != id) {
                 let pair = (id.min(other), id.max(other));
                 match (roles[id], roles[other]) {
@@ -220,8 +222,12 @@ fn plan(rng: &mut Rng, roles: &[Role], attachments: &[Attachment]) -> Vec<Plan> 
                     (Role::Node(_), Role::Node(_)) if pairs.contains(&pair) => {
                         peer("peers", other, reachable(other), None);
                         direct.insert(other);
+                        knows.insert(other);
                     }
-                    (Role::Node(_), Role::Node(_)) if everybody => peer("peers", other, false, None),
+                    (Role::Node(_), Role::Node(_)) if everybody => {
+                        peer("peers", other, false, None);
+                        knows.insert(other);
+                    }
                     _ => {}
                 }
             }
@@ -234,6 +240,7 @@ fn plan(rng: &mut Rng, roles: &[Role], attachments: &[Attachment]) -> Vec<Plan> 
                 settings,
                 starts,
                 direct,
+                knows,
             }
         })
         .collect()

@@ -90,8 +90,6 @@ pub struct Sim {
     order: u64,
     out: Option<Box<Output>>,
     beats: Option<Duration>,
-    /// When the last beat was.
-    spoke: Duration,
     /// For each pair: when the last beat that arrived was sent, and the longest time between two.
     gaps: Option<HashMap<(PartyId, PartyId), (Duration, Duration)>>,
     gap: Option<Duration>,
@@ -130,7 +128,6 @@ impl Sim {
             order: 0,
             out: Some(Box::new(Output::for_batch(1 << 17, 512))),
             beats: None,
-            spoke: Duration::ZERO,
             gaps: None,
             gap: None,
             promised: 0,
@@ -334,11 +331,13 @@ impl Sim {
             return;
         }
         party.deadline = None;
-        self.call(id, 0, |engine, now, out| engine.handle_timeout(now, out));
-        if self.parties[id].deadline == Some(self.now) {
-            let name = self.parties[id].plan.name.clone();
-            self.violated(format!("{name}: wants to be called again in the moment in which it was called"));
+        party.called =
+            if party.called.0 == self.now { (self.now, party.called.1 + 1) } else { (self.now, 1) };
+        if party.called.1 > check::CALLS_AT_ONCE {
+            let name = party.plan.name.clone();
+            return self.violated(format!("{name}: wants to be called for ever in the same moment"));
         }
+        self.call(id, 0, |engine, now, out| engine.handle_timeout(now, out));
     }
 
     /// A host sends packets.
@@ -423,13 +422,16 @@ impl Sim {
         (0..self.parties.len()).filter(|&id| self.parties[id].is_node()).collect()
     }
 
+    fn world(&self) -> model::World<'_> {
+        model::World { parties: &self.parties, net: &self.net, now: self.now }
+    }
+
     fn home(&self, id: PartyId) -> Ipv4Addr {
         address(self.parties[id].octet().unwrap_or_default() + 1)
     }
 
     fn beat(&mut self) {
         let Some(pace) = self.beats else { return };
-        self.spoke = self.now;
         for from in self.nodes() {
             for to in self.nodes() {
                 if from != to {
@@ -457,6 +459,9 @@ impl Sim {
                 party.tell_live();
             }
             Op::Cut { from, to, both } => {
+                if from == to {
+                    return;
+                }
                 self.net.cuts.insert((from, to));
                 if both {
                     self.net.cuts.insert((to, from));
@@ -589,8 +594,29 @@ impl Sim {
         }
     }
 
+    /// What is broken, in words.
+    fn state(&self) -> String {
+        let name = |id: PartyId| self.parties[id].plan.name.as_str();
+        let mut broken: Vec<_> =
+            self.net.cuts.iter().map(|&(a, b)| format!("{} cannot reach {}", name(a), name(b))).collect();
+        for party in &self.parties {
+            let name = &party.plan.name;
+            if party.life != Life::Up {
+                broken.push(format!("{name} is {:?}", party.life));
+            }
+            if party.traitor {
+                broken.push(format!("{name} betrays"));
+            }
+            if party.behind_until > self.now {
+                broken.push(format!("{name}'s clock is behind"));
+            }
+        }
+        if broken.is_empty() { "all is well".into() } else { broken.join(", ") }
+    }
+
     /// Everybody sends to everybody, and the model says what comes of it.
     fn roll_call(&mut self) {
+        self.trace.line(self.now, "model", || self.state());
         for from in self.nodes() {
             self.calls_all(from);
             if self.parties[from].life == Life::Up {
@@ -612,9 +638,8 @@ impl Sim {
     }
 
     fn call_pair(&mut self, from: PartyId, to: PartyId) {
-        let arrives = |sim: &Self, a, b| model::arrives(&sim.parties, &sim.net, sim.now, sim.spoke, a, b);
-        let there = arrives(self, from, to) == model::Verdict::Must;
-        let back = there && arrives(self, to, from) == model::Verdict::Must;
+        let there = self.world().arrives(from, to) == model::Verdict::Must;
+        let back = there && self.world().arrives(to, from) == model::Verdict::Must;
         let promise = |kept: bool, promise| if kept { promise } else { Promise::None };
         let octet = self.parties[to].octet().unwrap_or_default();
         let source = self.home(from);
@@ -664,9 +689,7 @@ impl Sim {
         let mut pairs: Vec<_> = gaps.into_iter().collect();
         pairs.sort();
         for ((from, to), (last, longest)) in pairs {
-            if model::arrives(&self.parties, &self.net, self.now, self.spoke, from, to)
-                != model::Verdict::Must
-            {
+            if self.world().arrives(from, to) != model::Verdict::Must {
                 continue;
             }
             let gap = longest.max(self.now - last);

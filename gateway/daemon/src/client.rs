@@ -3,9 +3,9 @@
 use crate::cli::{Global, ListenerAction, ListenerArgs, PeerAction, PeerArgs};
 use crate::control::{Request, client};
 use crate::exit::{self, Failure};
-use crate::state::ROOT;
 use crate::status::{self, Listener, PeerLine, State, Status};
 use serde::de::DeserializeOwned;
+use overlay_platform::os::places;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -115,10 +115,10 @@ fn folders(args: &Global) -> Vec<PathBuf> {
     }
     // One instance was named by its socket: the others' leavings are not meant.
     if let Some(instance) = args.control.as_deref().and_then(Path::file_stem) {
-        return vec![Path::new(ROOT).join(instance)];
+        return vec![places::state_root().join(instance)];
     }
     let mut folders: Vec<_> =
-        std::fs::read_dir(ROOT).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        std::fs::read_dir(places::state_root()).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     folders.sort();
     folders
 }

@@ -2,12 +2,10 @@
 
 use crate::cli::Global;
 use crate::exit::Failure;
+use overlay_platform::os::{self, places};
 use overlay_config::{Config, FileError, FileText, Files, HostFacts, Overrides, Source};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-
-/// Where the configuration is when no flag says otherwise.
-pub const DEFAULT_PATH: &str = "/etc/overlay-gw/config.toml";
 
 /// Node or hub: which kind of file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +30,7 @@ impl Origin {
     /// The origin that the command line says.
     #[must_use]
     pub fn new(kind: Kind, global: &Global, overrides: Overrides) -> Self {
-        let path = global.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
+        let path = global.config.clone().unwrap_or_else(places::config_file);
         Self { kind, path, named: global.config.is_some(), overrides }
     }
 
@@ -86,9 +84,13 @@ impl Files for Folder {
             ErrorKind::PermissionDenied => FileError::Denied,
             _ => FileError::Other(in_words(&error)),
         };
-        let bytes = std::fs::read(&path).map_err(in_file_error)?.into();
-        let private = overlay_platform::os::is_private(&path).map_err(in_file_error)?;
+        let bytes = std::fs::read(&path).and_then(os::open_key).map_err(in_file_error)?.into();
+        let private = os::is_private(&path).map_err(in_file_error)?;
         Ok(FileText { bytes, private })
+    }
+
+    fn private_fix(&self) -> &str {
+        os::PRIVATE_FIX
     }
 }
 

@@ -3,12 +3,13 @@
 use crate::cli::Global;
 use crate::config_file::Origin;
 use crate::control::Request;
-use crate::control::client::{self, FOLDER};
 use crate::control::server::{Call, ControlSocket};
+use crate::control::{client, leaf};
 use crate::exit::Failure;
 use crate::node::NodeSide;
 use crate::random;
 use crate::resolve;
+use crate::service::{Notice, Notices};
 use crate::state::StateFolder;
 use crate::status::{Facts, Listener, Status, Warning};
 use crate::workers::{Queue, Spread, Workers};
@@ -16,14 +17,11 @@ use overlay_config::{Config, HostFacts, PrivateKey};
 use overlay_engine::{Engine, EngineSettings, Output};
 use overlay_platform::HostNet as _;
 use overlay_platform::Transport as _;
-use overlay_platform::os::resolved::BusAddress;
-use overlay_platform::os::{LinuxHost, TunDevice, UdpTransport};
+use overlay_platform::os::{TunDevice, UdpTransport, connect_host};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -85,7 +83,7 @@ impl Prepared {
         }
         let mut warnings: Vec<Warning> = config.warnings.iter().map(Warning::from).collect();
         let path =
-            global.control.clone().unwrap_or_else(|| PathBuf::from(FOLDER).join(format!("{instance}.sock")));
+            global.control.clone().unwrap_or_else(|| leaf::place(&instance));
         refuse_second(&path)?;
         let listen = config.listen();
         let transport = UdpTransport::bind(listen.address, listen.port).map_err(|error| {
@@ -128,7 +126,7 @@ impl Prepared {
 /// What ends the event loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// SIGINT or SIGTERM.
+    /// The operator or the service manager.
     Signal,
     /// `down`.
     Down,
@@ -168,9 +166,7 @@ pub async fn run(
     let Prepared { config, origin, instance, state, transport, warnings, control, lock, .. } = prepared;
     let (calls, mut called) = mpsc::channel::<Call>(CALLS);
     let (failures, mut failed) = mpsc::unbounded_channel();
-    let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
+    let mut notices = Notices::new().map_err(anyhow::Error::from)?;
     transport.set_max_datagram(largest_datagram(&config));
     engine.set_listen_port(transport.local_port());
     let spread = Spread::here(config.device.queues);
@@ -238,11 +234,12 @@ pub async fn run(
                     tracing::warn!(%error, "state folder");
                 }
             }
-            _ = terminate.recv() => break End::Signal,
-            _ = interrupt.recv() => break End::Signal,
-            _ = hangup.recv() => match daemon.reload().await {
-                Ok(value) => tracing::info!(%value, "reloaded"),
-                Err(failure) => eprintln!("{failure}\nnothing was changed"),
+            notice = notices.next() => match notice {
+                Notice::Stop => break End::Signal,
+                Notice::Reload => match daemon.reload().await {
+                    Ok(value) => tracing::info!(%value, "reloaded"),
+                    Err(failure) => eprintln!("{failure}\nnothing was changed"),
+                },
             },
         }
     };
@@ -485,7 +482,7 @@ fn largest_datagram(config: &Config) -> usize {
 /// # Errors
 /// When the host cannot be asked.
 async fn host_facts() -> Result<HostFacts, Failure> {
-    let host = LinuxHost::connect("lo", BusAddress::System).map_err(anyhow::Error::from)?;
+    let host = connect_host("lo").map_err(anyhow::Error::from)?;
     let addresses = host.addresses().await.map_err(anyhow::Error::from)?;
     Ok(HostFacts { addresses })
 }

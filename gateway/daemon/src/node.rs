@@ -11,9 +11,8 @@ use crate::workers::Spread;
 use overlay_config::{Config, Mode, Overrides, Slot};
 use overlay_engine::gateway::device_mac;
 use overlay_engine::{Engine, EngineSettings};
-use overlay_platform::change::{Change, DesiredHost, intended, slot_address};
-use overlay_platform::os::resolved::BusAddress;
-use overlay_platform::os::{DeviceState, DeviceWatch, LinuxHost, TunDevice, boot_id, check_kernel};
+use overlay_platform::change::{Change, DesiredHost, slot_address};
+use overlay_platform::os::{DeviceState, DeviceWatch, Host, TunDevice, boot_id, check_kernel, connect_host, intended};
 use overlay_platform::record::{Origin as AddedBy, Record};
 use overlay_platform::settle::{self, Cleared, Settled};
 use overlay_platform::{DeviceIdentity, DeviceSpec, HostNet as _, Layer, Outcome};
@@ -70,7 +69,7 @@ pub fn clear_left_behind(folder: &Path, named: bool) -> Result<Vec<String>, Fail
             // That one runs: nothing of it was left behind.
             Err(_) => return Ok(Vec::new()),
         };
-        let host = LinuxHost::connect(&device, BusAddress::System).map_err(in_words)?;
+        let host = connect_host(&device).map_err(in_words)?;
         let cleared = settle::clear(&host, record, &boot_id().map_err(in_words)?).await.map_err(in_words)?;
         state.clear_listeners();
         Ok(removed(&cleared, host.device_name()))
@@ -80,7 +79,7 @@ pub fn clear_left_behind(folder: &Path, named: bool) -> Result<Vec<String>, Fail
 /// A node's side of the host.
 #[derive(Debug)]
 pub struct NodeSide {
-    host: LinuxHost,
+    host: Host,
     watch: DeviceWatch,
     record: Record,
     queues: Vec<Arc<TunDevice>>,
@@ -99,13 +98,13 @@ impl NodeSide {
     /// Makes or adopts the device, and brings the host to what `config` wants. What fails is undone.
     async fn open(config: &Config, state: &StateFolder) -> Result<Self, Failure> {
         let name = &config.device.name;
-        let host = LinuxHost::connect(name, BusAddress::System).map_err(in_words)?;
+        let host = connect_host(name).map_err(in_words)?;
         let node = Self::attach(host, config, state).await;
         let mut node = match node {
             Ok(node) => node,
             Err((failure, fresh)) => {
                 if fresh && let Ok(boot) = boot_id() {
-                    let host = LinuxHost::connect(name, BusAddress::System).map_err(in_words)?;
+                    let host = connect_host(name).map_err(in_words)?;
                     let _ = settle::clear(&host, Record::load(state.path()).ok().flatten(), &boot).await;
                 }
                 return Err(failure);
@@ -116,7 +115,7 @@ impl NodeSide {
     }
 
     /// As [`NodeSide::open`]; an error says whether the device was made just now.
-    async fn attach(host: LinuxHost, config: &Config, state: &StateFolder) -> Result<Self, (Failure, bool)> {
+    async fn attach(host: Host, config: &Config, state: &StateFolder) -> Result<Self, (Failure, bool)> {
         let untouched = |failure: Failure| (failure, false);
         let Some(slot) = config.node().map(|node| node.slot) else {
             return Err(untouched(Failure::bad_input("a hub has no device", "use `overlay-gw hub`")));

@@ -348,6 +348,14 @@ pub(super) async fn addresses(handle: &Handle) -> Result<Vec<(u32, Ipv4Net)>, Ho
     Ok(messages.iter().filter_map(|m| Some((m.header.index, local_address(m)?))).collect())
 }
 
+/// A host around the device called `device`, with the host's own resolver service. Must be called within a tokio runtime.
+///
+/// # Errors
+/// When there is no netlink socket to be had.
+pub fn connect_host(device: &str) -> Result<LinuxHost, HostError> {
+    LinuxHost::connect(device, BusAddress::System)
+}
+
 /// The id of this boot: it tells whether what a record lists can still be there.
 ///
 /// # Errors

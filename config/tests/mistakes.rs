@@ -800,6 +800,15 @@ group = ""
 }
 
 #[test]
+fn windows_switch_that_is_none() {
+    insta::assert_snapshot!(node_says(edited(NODE, &[("[[hubs]]", r#"[device.windows]
+icmp = "no"
+smbb = false
+
+[[hubs]]"#)])), @"");
+}
+
+#[test]
 fn flags_are_named_when_they_are_wrong() {
     insta::assert_snapshot!({
     let text = |text: &str| Some(text.to_owned());

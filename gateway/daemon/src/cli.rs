@@ -204,7 +204,11 @@ pub enum ServiceAction {
         slot: Option<String>,
     },
     /// Stop it and take it out, with the adapter, the firewall rules and all else that it added
-    Uninstall,
+    Uninstall {
+        /// Also remove configuration, keys and logs
+        #[arg(long)]
+        purge: bool,
+    },
     /// Start it, and wait until packets flow
     Start,
     /// Stop it. The adapter stays, so that the cluster keeps its network

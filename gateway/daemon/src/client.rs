@@ -4,8 +4,8 @@ use crate::cli::{Global, ListenerAction, ListenerArgs, PeerAction, PeerArgs};
 use crate::control::{Request, client};
 use crate::exit::{self, Failure};
 use crate::status::{self, Listener, PeerLine, State, Status};
-use serde::de::DeserializeOwned;
 use overlay_platform::os::places;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -117,8 +117,12 @@ fn folders(args: &Global) -> Vec<PathBuf> {
     if let Some(instance) = args.control.as_deref().and_then(Path::file_stem) {
         return vec![places::state_root().join(instance)];
     }
-    let mut folders: Vec<_> =
-        std::fs::read_dir(places::state_root()).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let mut folders: Vec<_> = std::fs::read_dir(places::state_root())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     folders.sort();
     folders
 }

@@ -2,10 +2,12 @@
 
 use crate::cli::Global;
 use crate::exit::Failure;
-use overlay_platform::os::{self, places};
 use overlay_config::{Config, FileError, FileText, Files, HostFacts, Overrides, Source};
+use overlay_platform::os::{self, places};
+use parking_lot::Mutex;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Node or hub: which kind of file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct Origin {
     /// The operator named the file: it must be there.
     named: bool,
     overrides: Overrides,
+    /// The key files that were read last.
+    keys: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl Origin {
@@ -31,7 +35,7 @@ impl Origin {
     #[must_use]
     pub fn new(kind: Kind, global: &Global, overrides: Overrides) -> Self {
         let path = global.config.clone().unwrap_or_else(places::config_file);
-        Self { kind, path, named: global.config.is_some(), overrides }
+        Self { kind, path, named: global.config.is_some(), overrides, keys: Arc::default() }
     }
 
     /// Uses this key where the file names none.
@@ -54,7 +58,8 @@ impl Origin {
                 ));
             }
         };
-        let files = Folder(self.path.parent().unwrap_or(Path::new("")).to_owned());
+        let folder = self.path.parent().unwrap_or(Path::new("")).to_owned();
+        let files = Folder { path: folder, read: Arc::clone(&self.keys) };
         let config = match (self.kind, source) {
             (Kind::Node, source) => overlay_config::load_node(source.as_ref(), &self.overrides, &files, host),
             (Kind::Hub, Some(source)) => overlay_config::load_hub(&source, &self.overrides, &files, host),
@@ -68,17 +73,31 @@ impl Origin {
         Ok(config?)
     }
 
+    /// Seals the key files that are in clear, where the system can do that.
+    pub fn seal_keys(&self) {
+        for path in self.keys.lock().iter() {
+            match os::seal_file(path) {
+                Ok(true) => tracing::info!(file = %path.display(), "the key is sealed now"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(file = %path.display(), %error, "the key cannot be sealed"),
+            }
+        }
+    }
+
     fn may_be_absent(&self) -> bool {
         !self.named && self.kind == Kind::Node && self.overrides.slot.is_some()
     }
 }
 
 /// Key files, relative to the folder of the configuration.
-struct Folder(PathBuf);
+struct Folder {
+    path: PathBuf,
+    read: Arc<Mutex<Vec<PathBuf>>>,
+}
 
 impl Files for Folder {
     fn read(&self, path: &Path) -> Result<FileText, FileError> {
-        let path = self.0.join(path);
+        let path = self.path.join(path);
         let in_file_error = |error: std::io::Error| match error.kind() {
             ErrorKind::NotFound => FileError::Missing,
             ErrorKind::PermissionDenied => FileError::Denied,
@@ -86,6 +105,10 @@ impl Files for Folder {
         };
         let bytes = std::fs::read(&path).and_then(os::open_key).map_err(in_file_error)?.into();
         let private = os::is_private(&path).map_err(in_file_error)?;
+        let mut read = self.read.lock();
+        if !read.contains(&path) {
+            read.push(path);
+        }
         Ok(FileText { bytes, private })
     }
 

@@ -9,7 +9,7 @@ use crate::exit::Failure;
 use crate::node::NodeSide;
 use crate::random;
 use crate::resolve;
-use crate::service::{Notice, Notices};
+use crate::service::{Event, Notice, Notices};
 use crate::state::StateFolder;
 use crate::status::{Facts, Listener, Status, Warning};
 use crate::workers::{Queue, Spread, Workers};
@@ -82,8 +82,7 @@ impl Prepared {
             eprintln!("{warning}");
         }
         let mut warnings: Vec<Warning> = config.warnings.iter().map(Warning::from).collect();
-        let path =
-            global.control.clone().unwrap_or_else(|| leaf::place(&instance));
+        let path = global.control.clone().unwrap_or_else(|| leaf::place(&instance));
         refuse_second(&path)?;
         let listen = config.listen();
         let transport = UdpTransport::bind(listen.address, listen.port).map_err(|error| {
@@ -98,6 +97,7 @@ impl Prepared {
         })?;
         state.create()?;
         let lock = state.lock()?;
+        origin.seal_keys();
         let control = ControlSocket::bind(&path, config.control.group.as_deref())?;
         let key = match config.private_key() {
             Some(key) => key.clone(),
@@ -317,6 +317,11 @@ impl Daemon {
             instance: &self.instance,
             since: self.since,
             adopted: self.node.as_ref().is_some_and(NodeSide::adopted),
+            driver: self
+                .node
+                .as_ref()
+                .and_then(|node| node.queues().first())
+                .and_then(|device| device.driver()),
             listeners: self.listeners(),
             warnings: self
                 .warnings
@@ -387,6 +392,7 @@ impl Daemon {
         // A thread's own failure leaves the device alone: it keeps its carrier.
         if let Some(node) = self.node.as_mut().filter(|_| what == "device") {
             node.close();
+            crate::service::tell(Event::AdapterLost, &self.instance);
         }
     }
 
@@ -396,6 +402,9 @@ impl Daemon {
         {
             tracing::warn!("{failure}");
             return;
+        }
+        if self.workers.is_none() {
+            crate::service::tell(Event::PathRestored, &self.instance);
         }
         self.relearn().await;
         if let Err(failure) = self.start_workers() {

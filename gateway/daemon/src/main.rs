@@ -30,7 +30,7 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    service::log::init(cli.global.verbose);
+    service::log::init(cli.global.verbose, &cli.command);
     match run(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

@@ -12,7 +12,9 @@ use overlay_config::{Config, Mode, Overrides, Slot};
 use overlay_engine::gateway::device_mac;
 use overlay_engine::{Engine, EngineSettings};
 use overlay_platform::change::{Change, DesiredHost, slot_address};
-use overlay_platform::os::{DeviceState, DeviceWatch, Host, TunDevice, boot_id, check_kernel, connect_host, intended};
+use overlay_platform::os::{
+    DeviceState, DeviceWatch, Host, TunDevice, boot_id, check_kernel, connect_host, intended,
+};
 use overlay_platform::record::{Origin as AddedBy, Record};
 use overlay_platform::settle::{self, Cleared, Settled};
 use overlay_platform::{DeviceIdentity, DeviceSpec, HostNet as _, Layer, Outcome};
@@ -140,6 +142,7 @@ impl NodeSide {
                 // Whatever the host sends is read: what is too big for the tunnel is told so.
                 mtu: u16::MAX,
                 offload: true,
+                guid: overlay_platform::guid::of(config.overlay.cidr, slot.net()),
                 recorded_index: known.as_ref().and_then(|record| record.index_of(&boot, &config.device.name)),
             };
             let opened = match TunDevice::open(&spec, &host).await {
@@ -255,7 +258,7 @@ impl NodeSide {
             addresses: held.clone(),
         });
         let missing = self.record.entries().iter().any(|entry| {
-            matches!(entry.change, Change::Address { net } if entry.origin == AddedBy::Config && !held.contains(&net))
+            entry.origin == AddedBy::Config && entry.change.assigned().is_some_and(|net| !held.contains(&net))
         });
         // Going down takes the routes from a device, and so does the loss of the address that they name as their source.
         self.unsettled = facts.up && (self.unsettled || !self.up || missing);
@@ -505,6 +508,7 @@ fn desired(config: &Config, slot: Slot) -> DesiredHost {
         routes: routes.chain(hubs).chain(peers).collect(),
         dns: config.overlay.dns.clone(),
         mtu: config.device.mtu,
+        windows: config.device.windows.clone(),
     }
 }
 

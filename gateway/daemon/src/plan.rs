@@ -136,9 +136,7 @@ pub fn write(out: &Path, packs: &[PackFile]) -> Result<(), Failure> {
     }
     for file in packs {
         let path = out.join(&file.path);
-        let written = path
-            .parent()
-            .map_or(Ok(()), os::create_private_dir);
+        let written = path.parent().map_or(Ok(()), os::create_private_dir);
         let written = written.and_then(|()| {
             let mut to = os::private_file().write(true).create_new(true).open(&path)?;
             to.write_all(file.contents.as_bytes())

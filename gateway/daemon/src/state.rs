@@ -120,14 +120,12 @@ impl StateFolder {
     pub fn lock(&self) -> Result<File, Failure> {
         let path = self.0.join("lock");
         let file =
-            os::private_file().create(true).truncate(false).write(true).open(&path).map_err(
-                |error| {
-                    Failure::bad_input(
-                        format!("cannot open {}: {error}", path.display()),
-                        "check the folder's owner and mode",
-                    )
-                },
-            )?;
+            os::private_file().create(true).truncate(false).write(true).open(&path).map_err(|error| {
+                Failure::bad_input(
+                    format!("cannot open {}: {error}", path.display()),
+                    "check the folder's owner and mode",
+                )
+            })?;
         file.try_lock().map_err(|_| {
             Failure::bad_input(
                 format!("another overlay-gw uses the state folder {}", self.0.display()),

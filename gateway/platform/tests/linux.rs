@@ -56,7 +56,7 @@ fn ip(arguments: &str) -> String {
 
 fn spec(layer: Layer) -> DeviceSpec {
     let mac = (layer == Layer::Tap).then_some([2, 0, 0, 0, 8, 57]);
-    DeviceSpec { name: "Overlay".into(), layer, mac, mtu: 1420, offload: true, recorded_index: None }
+    DeviceSpec { name: "Overlay".into(), layer, mac, mtu: 1420, offload: true, guid: 0, recorded_index: None }
 }
 
 /// A bus that nobody serves: no resolved, as on most servers.
@@ -87,6 +87,7 @@ fn desired() -> DesiredHost {
         routes: vec![net("172.16.0.0/24")],
         dns: vec![],
         mtu: 1420,
+        windows: overlay_config::Windows::default(),
     }
 }
 

@@ -39,10 +39,9 @@ pub fn socket(flag: Option<&Path>) -> Result<PathBuf, Failure> {
 pub fn ask(path: &Path, request: Request) -> Result<Value, Failure> {
     let broken = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => none_runs(),
-        ErrorKind::PermissionDenied => Failure::bad_input(
-            format!("{}: permission denied", path.display()),
-            leaf::RIGHTS,
-        ),
+        ErrorKind::PermissionDenied => {
+            Failure::bad_input(format!("{}: permission denied", path.display()), leaf::RIGHTS)
+        }
         ErrorKind::WouldBlock | ErrorKind::TimedOut => Failure::no_service(
             format!("the service at {} did not answer within {} s", path.display(), PATIENCE.as_secs()),
             "look at its log",

@@ -1,6 +1,7 @@
 //! The process under systemd or in a terminal: signals (signal(7)) and what systemd is told (sd_notify(3)).
 
-use crate::cli::{Global, HolderArgs, ServiceArgs};
+use super::Event;
+use crate::cli::{Command, Global, HolderArgs, ServiceArgs};
 use crate::exit::Failure;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -47,12 +48,37 @@ impl Notices {
 
 /// Tells systemd, if it asks, that packets can flow.
 pub fn notify_ready() {
+    tell(Event::Ready, "");
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 }
 
 /// Tells systemd that the end has begun.
 pub fn notify_stopping() {
+    tell(Event::Stopping, "");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
+}
+
+/// The host's event log is the journal here, and has it from the log.
+pub fn tell(_: Event, _: &str) {}
+
+/// Where the log goes instead of standard error: nowhere else.
+#[must_use]
+pub fn log_file(_: &Command) -> Option<RotatingFile> {
+    None
+}
+
+/// What a log is written to in place of standard error: never made here.
+#[derive(Debug)]
+pub struct RotatingFile(std::convert::Infallible);
+
+impl std::io::Write for RotatingFile {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        match self.0 {}
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self.0 {}
+    }
 }
 
 /// `service`: systemd's affair here.

@@ -20,7 +20,20 @@ pub mod demo;
 
 use crate::exit::Failure;
 
-pub use os::{Notice, Notices, hold, notify_ready, notify_stopping, run};
+pub use os::{Notice, Notices, hold, log_file, notify_ready, notify_stopping, run, tell};
+
+/// What the host's own event log is told. The numbers are for programs that watch it: they stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Packets flow.
+    Ready = 1,
+    /// The end has begun.
+    Stopping = 2,
+    /// Somebody took the adapter away.
+    AdapterLost = 10,
+    /// The packet path is there again.
+    PathRestored = 11,
+}
 
 /// Runs `work` on this thread. The packet path has threads of its own: this one only decides.
 ///

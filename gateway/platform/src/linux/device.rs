@@ -150,6 +150,12 @@ impl TunDevice {
         self.layer
     }
 
+    /// What is known of the driver's library: Linux' driver is the kernel's.
+    #[must_use]
+    pub fn driver(&self) -> Option<String> {
+        None
+    }
+
     /// What did not pass since the device was opened.
     #[must_use]
     pub fn drops(&self) -> DeviceDrops {

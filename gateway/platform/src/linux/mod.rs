@@ -20,7 +20,7 @@ mod watch;
 pub use crate::change::intended;
 pub use device::{DeviceDrops, TunDevice};
 pub use files::{
-    PRIVATE_FIX, create_private_dir, group_id, is_private, open_key, private_file, seal_key,
+    PRIVATE_FIX, create_private_dir, group_id, is_private, open_key, private_file, seal_file, seal_key,
     with_private_umask,
 };
 pub use host::{LinuxHost, LinuxHost as Host, boot_id, check_kernel, connect_host};

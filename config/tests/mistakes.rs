@@ -805,7 +805,12 @@ fn windows_switch_that_is_none() {
 icmp = "no"
 smbb = false
 
-[[hubs]]"#)])), @"");
+[[hubs]]"#)])), @r#"
+    x.toml:15:8: error: `icmp` in [device.windows] is a string ("no"), and must be true or false
+        write it as `icmp = true`
+    x.toml:16:1: error: unknown key `smbb` in [device.windows]
+        did you mean `smb`?
+    "#);
 }
 
 #[test]

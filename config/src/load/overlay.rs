@@ -191,7 +191,7 @@ pub(super) fn device(section: Option<&Section<'_>>, overrides: &Overrides, repor
     let queues = section.ranged("queues", 1..=256, reason, report);
     device.queues = queues.and_then(|queues| NonZeroU16::new(queues.value));
     if let Some(section) = section.table("windows", report) {
-        device.windows = windows(section, report);
+        device.windows = windows(section.titled("[device.windows]"), report);
     }
     device
 }

@@ -321,6 +321,12 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// By another name in messages.
+    pub fn titled(mut self, title: &str) -> Section<'a> {
+        title.clone_into(&mut self.title);
+        self
+    }
+
     /// `[[key]]`, or `key = [{ … }, …]`
     pub fn tables(&self, key: &str, report: &mut Report) -> Vec<Section<'a>> {
         let section = |table: &'a dyn TableLike, place| self.nested(table, format!("[[{key}]]"), place);

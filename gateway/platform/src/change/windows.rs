@@ -180,7 +180,26 @@ mod tests {
 
     #[test]
     fn a_windows_node_of_the_recipe_gets_what_a_cluster_needs_in_order() {
-        insta::assert_snapshot!(lines(&recipe()).join("\n"), @r#""#);
+        insta::assert_snapshot!(lines(&recipe()).join("\n"), @r#"
+        interface dad transmits 0
+        interface router discovery off
+        interface weak host send and receive off
+        interface metric 9999, automatic metric off
+        interface nl mtu 1420
+        address 172.16.8.57/29
+        address 172.16.8.58/29, not a source
+        route 172.16.8.0/24
+        route 172.16.0.0/24 via 172.16.8.56 onlink
+        route 0.0.0.0/0 via 172.16.8.56 metric 9999 onlink
+        dns 172.16.0.1 172.16.0.2
+        network category private, if public
+        firewall rule "ICMP": protocol 1
+        firewall rule "cluster (UDP 3343)": protocol 17, ports 3343
+        firewall rule "cluster (TCP 3343)": protocol 6, ports 3343
+        firewall rule "SMB (TCP 445)": protocol 6, ports 445
+        firewall rule "RPC endpoint mapper (TCP 135)": protocol 6, ports RPC-EPMap
+        firewall rule "RPC (dynamic ports)": protocol 6, ports RPC
+        "#);
     }
 
     #[test]

@@ -52,13 +52,14 @@ impl Spread {
     pub fn new(queues: Option<NonZeroU16>, cores: usize) -> Self {
         let chosen = (cores / CORES_PER_QUEUE).clamp(1, MOST_QUEUES);
         let queues = queues.map_or(chosen, |queues| usize::from(queues.get()));
-        Self { queues: queues.min(QUEUES_OF_THE_SYSTEM), two_threads: cores >= CORES_FOR_TWO }
+        Self { queues, two_threads: cores >= CORES_FOR_TWO }
     }
 
     /// What this machine is given.
     #[must_use]
     pub fn here(queues: Option<NonZeroU16>) -> Self {
-        Self::new(queues, std::thread::available_parallelism().map_or(1, usize::from))
+        let spread = Self::new(queues, std::thread::available_parallelism().map_or(1, usize::from));
+        Self { queues: spread.queues.min(QUEUES_OF_THE_SYSTEM), ..spread }
     }
 
     fn sides(self, reads_device: bool) -> &'static [Sides] {

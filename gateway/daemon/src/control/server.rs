@@ -63,11 +63,12 @@ impl ControlSocket {
 async fn converse(stream: impl AsyncRead + AsyncWrite, calls: &mpsc::Sender<Call>) -> std::io::Result<()> {
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = BufReader::new(reader);
+    let mut patience = IDLE;
     loop {
         let mut line = Vec::new();
         let mut bounded = (&mut reader).take(MAX_REQUEST);
         let read = bounded.read_until(b'\n', &mut line);
-        let length = tokio::time::timeout(IDLE, read).await.map_err(|_| ErrorKind::TimedOut)??;
+        let length = tokio::time::timeout(patience, read).await.map_err(|_| ErrorKind::TimedOut)??;
         if length == 0 {
             return Ok(());
         }
@@ -78,8 +79,10 @@ async fn converse(stream: impl AsyncRead + AsyncWrite, calls: &mpsc::Sender<Call
         };
         let mut answer = serde_json::to_vec(&Response::from(outcome))?;
         answer.push(b'\n');
-        // Who asks and does not listen must not keep a place from the others for ever.
+        // Who asks and does not listen must not keep a place from the others for ever. A pipe of Windows takes the answer whether
+        // anybody listens or not: there it is the next request that has to come soon.
         tokio::time::timeout(LISTENS, writer.write_all(&answer)).await.map_err(|_| ErrorKind::TimedOut)??;
+        patience = LISTENS;
         if !whole {
             // Too long, or the client closed in the middle: the rest is not a request.
             return Ok(());

@@ -99,3 +99,19 @@ pub fn run(_: &ServiceArgs, _: &Global) -> Result<u8, Failure> {
 pub fn hold(_: &HolderArgs) -> Result<u8, Failure> {
     Err(Failure::bad_input("on Linux the kernel holds the device", "there is nothing to do"))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::state::StateFolder;
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused_with_the_fix() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(Some(folder.path()), "x");
+        state.make_key([7; 32]).unwrap();
+        set_permissions(folder.path().join("private.key"), Permissions::from_mode(0o644)).unwrap();
+        assert!(state.key().unwrap_err().fix.unwrap().starts_with("chmod 600"));
+    }
+}

@@ -28,10 +28,11 @@ pub fn accepts_unsigned() -> bool {
     folder().is_some()
 }
 
-/// Whether the adapter that is there has the GUID that it was made with: under Wine it is a Linux interface, and has not.
+/// Whether the adapter `name` is still the one that was made with the GUID `made`: under Wine the interface is Linux' and has
+/// another GUID, and what tells is the file of the double of wintun.dll.
 #[must_use]
-pub fn is_guid_of_adapter(there: Option<u128>, made: u128) -> bool {
-    if folder().is_some() { there.is_some() } else { there == Some(made) }
+pub fn is_still_there(name: &str, there: Option<u128>, made: u128) -> bool {
+    folder().map_or(there == Some(made), |folder| folder.join(format!("adapter-{name}")).exists())
 }
 
 /// The double of the host, where one is wanted.

@@ -2,23 +2,26 @@
 #![allow(unsafe_code, reason = "the calls of the system have no safe form; each says why it is sound")]
 
 use std::{
-    fs::OpenOptions,
-    io,
-    os::windows::ffi::OsStrExt,
+    fs::File,
+    io::{self, Write},
+    os::windows::{ffi::OsStrExt, io::FromRawHandle},
     path::{Path, PathBuf},
     ptr,
 };
 
 use windows_sys::Win32::{
-    Foundation::{ERROR_ALREADY_EXISTS, LocalFree},
+    Foundation::{ERROR_ALREADY_EXISTS, GENERIC_READ, GENERIC_WRITE, INVALID_HANDLE_VALUE, LocalFree},
     Security::Cryptography::{
         CRYPT_INTEGER_BLOB, CRYPTPROTECT_LOCAL_MACHINE, CRYPTPROTECT_UI_FORBIDDEN, CryptProtectData,
         CryptUnprotectData,
     },
-    Storage::FileSystem::CreateDirectoryW,
+    Storage::FileSystem::{
+        CREATE_ALWAYS, CREATE_NEW, CreateDirectoryW, CreateFileW, FILE_ATTRIBUTE_NORMAL, FILE_SHARE_DELETE,
+        FILE_SHARE_READ, FILE_SHARE_WRITE, OPEN_ALWAYS, OPEN_EXISTING, TRUNCATE_EXISTING,
+    },
 };
 
-use super::security::{Access, Descriptor, FOLDER, SYSTEM, own_sid};
+use super::security::{self, Access, SYSTEM, own_sid};
 
 /// How an operator makes a file private that is not: the path goes behind it.
 pub const PRIVATE_FIX: &str =
@@ -35,7 +38,7 @@ const SEALED: &[u8] = b"overlay-gw DPAPI 1\r\n";
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
     let missing: Vec<&Path> =
         path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
-    let descriptor = Descriptor::new(FOLDER)?;
+    let descriptor = security::private()?;
     for folder in missing.into_iter().rev() {
         let name: Vec<u16> = folder.as_os_str().encode_wide().chain([0]).collect();
         // SAFETY: `name` ends with a zero, and the attributes live as long as `descriptor`.
@@ -49,10 +52,80 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
-/// Options that create files for those that the folder is for: its list is inherited.
+/// Options that create files for SYSTEM, the Administrators and their owner alone, whatever the folder's list says.
 #[must_use]
-pub fn private_file() -> OpenOptions {
-    OpenOptions::new()
+pub fn private_file() -> PrivateFile {
+    PrivateFile::default()
+}
+
+/// How a private file is opened; as [`std::fs::OpenOptions`], which cannot name who may have it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PrivateFile {
+    create: bool,
+    create_new: bool,
+    truncate: bool,
+}
+
+impl PrivateFile {
+    /// Always for writing.
+    #[must_use]
+    pub fn write(self, _: bool) -> Self {
+        self
+    }
+
+    /// Made if it is not there.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Made, and an error if it is there.
+    #[must_use]
+    pub fn create_new(mut self, create_new: bool) -> Self {
+        self.create_new = create_new;
+        self
+    }
+
+    /// Emptied.
+    #[must_use]
+    pub fn truncate(mut self, truncate: bool) -> Self {
+        self.truncate = truncate;
+        self
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// As CreateFile.
+    pub fn open(self, path: &Path) -> io::Result<File> {
+        let name: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+        let descriptor = security::private()?;
+        let disposition = match self {
+            Self { create_new: true, .. } => CREATE_NEW,
+            Self { create: true, truncate: true, .. } => CREATE_ALWAYS,
+            Self { create: true, .. } => OPEN_ALWAYS,
+            Self { truncate: true, .. } => TRUNCATE_EXISTING,
+            _ => OPEN_EXISTING,
+        };
+        // SAFETY: `name` ends with a zero, and the attributes live as long as `descriptor`.
+        let handle = unsafe {
+            CreateFileW(
+                name.as_ptr(),
+                GENERIC_READ | GENERIC_WRITE,
+                FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE,
+                descriptor.attributes(),
+                disposition,
+                FILE_ATTRIBUTE_NORMAL,
+                ptr::null_mut(),
+            )
+        };
+        if handle == INVALID_HANDLE_VALUE {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the handle is open, and this is its only owner.
+        Ok(unsafe { File::from_raw_handle(handle) })
+    }
 }
 
 /// Whether nobody but SYSTEM, the Administrators and its owner may read or write the file at `path`.
@@ -144,7 +217,10 @@ pub fn seal_file(path: &Path) -> io::Result<bool> {
     }
     let text = String::from_utf8(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     let fresh = PathBuf::from(format!("{}.new", path.display()));
-    std::fs::write(&fresh, seal_key(&text)?)?;
+    let mut file = private_file().create(true).truncate(true).open(&fresh)?;
+    file.write_all(&seal_key(&text)?)?;
+    file.sync_all()?;
+    drop(file);
     // What the clear bytes were is gone from the file system's view; the disk's own old blocks are not.
     std::fs::rename(&fresh, path)?;
     Ok(true)
@@ -193,6 +269,7 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         assert!(!is_clear_key(&bytes));
         assert_eq!(open_key(bytes).unwrap(), b"clear\n");
+        assert!(is_private(&path).unwrap(), "{:?}", Access::of(&path));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

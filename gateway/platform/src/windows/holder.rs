@@ -216,7 +216,7 @@ pub async fn run(name: &str, guid: u128, id: u32) -> Result<(), DeviceError> {
             }
             _ = look.tick(), if adapter.is_some() => {
                 let there = iphelper::luid_of(name).and_then(iphelper::guid_of);
-                if !super::doubles::is_guid_of_adapter(there, guid) {
+                if !super::doubles::is_still_there(name, there, guid) {
                     // Another program removed it: the next start makes a new one.
                     return Ok(());
                 }

@@ -16,8 +16,8 @@ pub fn accepts_unsigned() -> bool {
     false
 }
 
-/// Whether the adapter that is there has the GUID that it was made with.
-pub fn is_guid_of_adapter(there: Option<u128>, made: u128) -> bool {
+/// Whether the adapter that is there is still the one that was made with the GUID `made`.
+pub fn is_still_there(_: &str, there: Option<u128>, made: u128) -> bool {
     there == Some(made)
 }
 

@@ -19,19 +19,11 @@ use std::{
 
 use tokio::net::windows::named_pipe::{NamedPipeServer, ServerOptions};
 use windows_sys::Win32::{
-    Foundation::{CloseHandle, ERROR_PIPE_BUSY, HANDLE},
-    Security::{
-        CheckTokenMembership, CreateWellKnownSid, DuplicateToken, SECURITY_MAX_SID_SIZE,
-        SecurityIdentification, TOKEN_DUPLICATE, TOKEN_QUERY, WinBuiltinAdministratorsSid,
-    },
-    Storage::FileSystem::SECURITY_IDENTIFICATION,
-    System::{
-        Pipes::GetNamedPipeClientProcessId,
-        Threading::{OpenProcess, OpenProcessToken, PROCESS_QUERY_LIMITED_INFORMATION},
-    },
+    Foundation::ERROR_PIPE_BUSY, Storage::FileSystem::SECURITY_IDENTIFICATION,
+    System::Pipes::GetNamedPipeClientProcessId,
 };
 
-use super::security::{Descriptor, PIPE, SYSTEM, sid_of};
+use super::security::{Descriptor, PIPE, SYSTEM, is_administrator, sid_of};
 
 /// Where the pipes are.
 const PREFIX: &str = r"\\.\pipe\ProtectedPrefix\Administrators\overlay-gw\";
@@ -52,11 +44,6 @@ pub struct PipeServer {
     descriptor: Descriptor,
     next: NamedPipeServer,
 }
-
-// SAFETY: the descriptor is memory that nobody changes after it was made.
-unsafe impl Send for Descriptor {}
-// SAFETY: as above.
-unsafe impl Sync for Descriptor {}
 
 impl PipeServer {
     /// Makes the pipe. Must be called within a tokio runtime.
@@ -106,36 +93,6 @@ fn check_client(pipe: RawHandle) -> io::Result<()> {
     }
     let text = format!("process {process} is neither SYSTEM's nor an administrator's");
     Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
-}
-
-/// Whether the process has the rights of an administrator (it is elevated).
-fn is_administrator(process: u32) -> io::Result<bool> {
-    /// Closes a handle when it goes.
-    struct Open(HANDLE);
-    impl Drop for Open {
-        fn drop(&mut self) {
-            // SAFETY: opened by the function below, and used nowhere else.
-            unsafe { CloseHandle(self.0) };
-        }
-    }
-    let check = |done: i32| if done == 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
-    let (mut token, mut shown, mut member): (HANDLE, HANDLE, i32) =
-        (std::ptr::null_mut(), std::ptr::null_mut(), 0);
-    let mut sid = [0_u64; (SECURITY_MAX_SID_SIZE as usize).div_ceil(8)];
-    let mut length = size_of_val(&sid) as u32;
-    // SAFETY: each handle is written before it is read and closed once; `sid` is as long as the call is told.
-    unsafe {
-        let process = Open(OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, process));
-        check(i32::from(!process.0.is_null()))?;
-        check(OpenProcessToken(process.0, TOKEN_QUERY | TOKEN_DUPLICATE, &raw mut token))?;
-        let token = Open(token);
-        check(DuplicateToken(token.0, SecurityIdentification, &raw mut shown))?;
-        let shown = Open(shown);
-        let room = sid.as_mut_ptr().cast();
-        check(CreateWellKnownSid(WinBuiltinAdministratorsSid, std::ptr::null_mut(), room, &raw mut length))?;
-        check(CheckTokenMembership(shown.0, room, &raw mut member))?;
-    }
-    Ok(member != 0)
 }
 
 /// A client's end of a pipe.

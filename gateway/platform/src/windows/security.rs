@@ -13,8 +13,10 @@ use windows_sys::Win32::{
             ConvertSidToStringSidW, ConvertStringSecurityDescriptorToSecurityDescriptorW,
             GetNamedSecurityInfoW, SDDL_REVISION_1, SE_FILE_OBJECT,
         },
-        DACL_SECURITY_INFORMATION, GetAce, GetTokenInformation, OWNER_SECURITY_INFORMATION,
-        PSECURITY_DESCRIPTOR, PSID, SECURITY_ATTRIBUTES, TOKEN_QUERY, TOKEN_USER, TokenUser,
+        CheckTokenMembership, CreateWellKnownSid, DACL_SECURITY_INFORMATION, DuplicateToken, GetAce,
+        GetTokenInformation, OWNER_SECURITY_INFORMATION, PSECURITY_DESCRIPTOR, PSID, SECURITY_ATTRIBUTES,
+        SECURITY_MAX_SID_SIZE, SecurityIdentification, TOKEN_DUPLICATE, TOKEN_QUERY, TOKEN_USER, TokenUser,
+        WinBuiltinAdministratorsSid,
     },
     System::Threading::{
         GetCurrentProcess, OpenProcess, OpenProcessToken, PROCESS_QUERY_LIMITED_INFORMATION,
@@ -36,8 +38,18 @@ const CREATOR_OWNER: &str = "S-1-3-0";
 /// Only SYSTEM and Administrators, for pipes.
 pub const PIPE: &str = "D:P(A;;GA;;;SY)(A;;GA;;;BA)";
 
-/// SYSTEM, Administrators and the owner, for folders and what will be in them; nothing comes from the folder above.
-pub const FOLDER: &str = "D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)(A;OICI;FA;;;OW)";
+/// SYSTEM, Administrators, and whoever makes it without being one, for a file or folder and what will be in it; nothing comes
+/// from the folder above.
+///
+/// # Errors
+/// When the system does not say who this process is.
+pub fn private() -> io::Result<Descriptor> {
+    let mut sddl = "D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)".to_owned();
+    if !is_administrator(std::process::id())? {
+        sddl.push_str(&format!("(A;OICI;FA;;;{})", own_sid()?));
+    }
+    Descriptor::new(&sddl)
+}
 
 /// An ACE that lets somebody in (`ACCESS_ALLOWED_ACE_TYPE`).
 const ALLOWED: u8 = 0;
@@ -81,6 +93,11 @@ impl Descriptor {
         &raw const self.attributes
     }
 }
+
+// SAFETY: it is memory that nobody changes after it was made.
+unsafe impl Send for Descriptor {}
+// SAFETY: as above.
+unsafe impl Sync for Descriptor {}
 
 impl std::fmt::Debug for Descriptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -229,6 +246,38 @@ fn sid_of_process(process: HANDLE) -> io::Result<String> {
     unsafe { sid_text((*room.as_ptr().cast::<TOKEN_USER>()).User.Sid) }
 }
 
+/// Whether the process has the rights of an administrator (it is elevated).
+///
+/// # Errors
+/// When there is no such process, or it may not be asked.
+pub fn is_administrator(process: u32) -> io::Result<bool> {
+    /// Closes a handle when it goes.
+    struct Open(HANDLE);
+    impl Drop for Open {
+        fn drop(&mut self) {
+            // SAFETY: opened by the function below, and used nowhere else.
+            unsafe { CloseHandle(self.0) };
+        }
+    }
+    let check = |done: i32| if done == 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    let (mut token, mut shown, mut member): (HANDLE, HANDLE, i32) = (ptr::null_mut(), ptr::null_mut(), 0);
+    let mut sid = [0_u64; (SECURITY_MAX_SID_SIZE as usize).div_ceil(8)];
+    let mut length = size_of_val(&sid) as u32;
+    // SAFETY: each handle is written before it is read and closed once; `sid` is as long as the call is told.
+    unsafe {
+        let process = Open(OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, process));
+        check(i32::from(!process.0.is_null()))?;
+        check(OpenProcessToken(process.0, TOKEN_QUERY | TOKEN_DUPLICATE, &raw mut token))?;
+        let token = Open(token);
+        check(DuplicateToken(token.0, SecurityIdentification, &raw mut shown))?;
+        let shown = Open(shown);
+        let room = sid.as_mut_ptr().cast();
+        check(CreateWellKnownSid(WinBuiltinAdministratorsSid, ptr::null_mut(), room, &raw mut length))?;
+        check(CheckTokenMembership(shown.0, room, &raw mut member))?;
+    }
+    Ok(member != 0)
+}
+
 /// # Safety
 /// `sid` is a SID.
 unsafe fn sid_text(sid: PSID) -> io::Result<String> {
@@ -276,7 +325,7 @@ mod tests {
     #[test]
     fn the_descriptors_are_understood_and_the_process_has_an_owner() {
         Descriptor::new(PIPE).unwrap();
-        Descriptor::new(FOLDER).unwrap();
+        private().unwrap();
         assert!(Descriptor::new("nonsense").is_err());
         assert!(own_sid().unwrap().starts_with("S-1-"));
         assert_eq!(sid_of(std::process::id()).unwrap(), own_sid().unwrap());

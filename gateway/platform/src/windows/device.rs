@@ -174,6 +174,7 @@ impl Waitable for TunDevice {
 
 impl Device for TunDevice {
     fn read_batch(&self, batch: &mut PacketBatch) -> io::Result<usize> {
+        super::doubles::panic_if_asked();
         let largest = self.largest.load(Ordering::Relaxed);
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut count = 0;

@@ -35,6 +35,19 @@ pub fn is_still_there(name: &str, there: Option<u128>, made: u128) -> bool {
     folder().map_or(there == Some(made), |folder| folder.join(format!("adapter-{name}")).exists())
 }
 
+/// Panics when a test has asked for it with a file called `panic`, once.
+///
+/// # Panics
+/// That is what it is for.
+pub fn panic_if_asked() {
+    if let Some(folder) = folder()
+        && fs::remove_file(folder.join("panic")).is_ok()
+    {
+        // The lint is for packets; this is a test's wish.
+        std::panic::panic_any("a test has asked for it");
+    }
+}
+
 /// The double of the host, where one is wanted.
 #[must_use]
 pub fn host(device: &str) -> Option<RecordingHost> {

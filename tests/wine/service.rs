@@ -4,27 +4,14 @@ use overlay_tests::case;
 use overlay_tests::harness::Case;
 use overlay_tests::world::World;
 
-use crate::bridge;
-use crate::wine::{WineNode, windows_path};
+use crate::wine::WineNode;
 
 pub fn cases() -> Vec<Case> {
     vec![case!(functional, service_is_installed_runs_stops_and_leaves_nothing)]
 }
 
-/// A service has the system's environment: the doubles have to be in it.
-pub fn give_environment(windows: &WineNode) {
-    let key = r"HKLM\System\CurrentControlSet\Control\Session Manager\Environment";
-    for (name, value) in [
-        ("OVERLAY_GW_DOUBLES", windows_path(&windows.doubles)),
-        ("OVERLAY_WINTUN_PORT", bridge::PORT.to_string()),
-    ] {
-        windows.windows(&["reg", "add", key, "/v", name, "/d", &value, "/f"]).exits(0);
-    }
-}
-
 fn service_is_installed_runs_stops_and_leaves_nothing(world: &World) {
     let windows = WineNode::new(world.node("w", 11), Some(56));
-    give_environment(&windows);
     windows.run("service status").exits(3);
     windows.run("service start").exits(3);
     windows.run("service install --slot 56").exits(0);

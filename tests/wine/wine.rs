@@ -27,6 +27,8 @@ pub struct WineNode {
     /// Its machine.
     pub node: Node,
     prefix: PathBuf,
+    /// Wine's server, and what it starts with the first program: not with the output of a test's program.
+    _wine: Vec<Process>,
     /// What the doubles write.
     pub doubles: PathBuf,
     program: PathBuf,
@@ -45,6 +47,20 @@ pub fn windows_path(path: &Path) -> String {
     format!("Z:{}", path.display()).replace('/', "\\")
 }
 
+/// A service has the system's environment, as it was when Wine's service manager started: the doubles have to be in it.
+fn give_services_environment(registry: &Path, doubles: &Path) {
+    let section = r"[System\\CurrentControlSet\\Control\\Session Manager\\Environment]";
+    let text = fs::read_to_string(registry).unwrap();
+    let at = text.find(section).expect("the system's environment");
+    let line_end = at + text[at..].find('\n').unwrap() + 1;
+    let values = format!(
+        "\"OVERLAY_GW_DOUBLES\"=\"{}\"\n\"OVERLAY_WINTUN_PORT\"=\"{}\"\n",
+        windows_path(doubles).replace('\\', r"\\"),
+        bridge::PORT
+    );
+    fs::write(registry, format!("{}{values}{}", &text[..line_end], &text[line_end..])).unwrap();
+}
+
 impl WineNode {
     /// The machine with a fresh prefix and, when `slot` is given, an adapter.
     pub fn new(node: Node, slot: Option<u8>) -> Self {
@@ -59,13 +75,23 @@ impl WineNode {
         for name in ["system.reg", "user.reg", "userdef.reg", ".update-timestamp", "dosdevices"] {
             node.ok(&format!("cp -a {} {}", base.join(name).display(), prefix.display()));
         }
+        give_services_environment(&prefix.join("system.reg"), &doubles);
         let program = bin.join("overlay-gw.exe");
         fs::copy(made("OVERLAY_GW_EXE"), &program).unwrap();
         fs::copy(made("OVERLAY_WINTUN_DOUBLE"), bin.join("wintun.dll")).unwrap();
         if let Some(slot) = slot {
             bridge::lay(&node, ADAPTER, Ipv4Addr::new(172, 16, 8, slot + 1));
         }
-        Self { node, prefix, doubles, program }
+        let mut windows = Self { node, prefix, _wine: Vec::new(), doubles, program };
+        let mut server = windows.node.command("/usr/lib/wine/wineserver64");
+        server.env("WINEPREFIX", &windows.prefix).args(["-f", "-p"]);
+        let server = windows.node.spawn_command("wineserver", server, "wineserver");
+        let mut boot = windows.wine();
+        boot.arg("wineboot");
+        let mut boot = windows.node.spawn_command("wineboot", boot, "wineboot");
+        boot.wait(2 * PATIENCE);
+        windows._wine = vec![server, boot];
+        windows
     }
 
     /// A Windows program, to be run here.

@@ -302,7 +302,8 @@ impl NodeSide {
     /// Strikes listeners that were added by command and are on the device no more from the record: if one comes back,
     /// another program brought it.
     pub fn forget_vanished(&mut self, state: &StateFolder) {
-        if self.gone {
+        // Without the node's own address it is the device that goes, or somebody swept it clean: what was on it comes back with it.
+        if self.gone || !self.live.contains(&self.slot.address()) {
             return;
         }
         let vanished: Vec<Change> = self

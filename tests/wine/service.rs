@@ -79,7 +79,13 @@ fn installer_installs_upgrades_and_leaves_nothing(world: &World) {
     let public = installed("status --json").json()["public_key"].clone();
 
     // The adapter lives through an upgrade, and the service comes back with what it was installed with.
-    msiexec(&["/i", &new]);
+    // Wine's RemoveExistingProducts does not say UPGRADINGPRODUCTCODE to the old version, as Windows does: so the two halves of an
+    // upgrade are done one by one, with the properties that Windows gives them.
+    let code = "{00000000-0000-0000-0000-000000000001}";
+    msiexec(&["/x", &old, &format!("UPGRADINGPRODUCTCODE={code}")]);
+    assert!(!windows.drive_c("Program Files/overlay-gw/overlay-gw.exe").exists());
+    windows.node.run("ping -n -c 1 -W 1 172.16.8.56").exits(1);
+    msiexec(&["/i", &new, &format!("WIX_UPGRADE_DETECTED={code}")]);
     until("the service runs again", || installed("service status").code == Some(0));
     windows.node.reaches("172.16.8.56");
     let status = installed("status --json").json();

@@ -195,6 +195,9 @@ pub async fn run(
     // Exactly this, alone on a line: programs wait for it.
     eprintln!("ready");
     crate::service::notify_ready();
+    if let Some(device) = daemon.node.as_ref().and_then(|node| node.queues().first()) {
+        crate::service::keep_carrier(device);
+    }
     let mut out = Output::for_batch(64 * 1024, 64);
     let mut clock = tokio::time::interval(CLOCK_PACE);
     let mut revival = tokio::time::interval(REVIVAL_PACE);

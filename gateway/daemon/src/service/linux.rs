@@ -3,7 +3,9 @@
 use super::Event;
 use crate::cli::{Command, Global, HolderArgs, ServiceArgs};
 use crate::exit::Failure;
+use overlay_platform::os::{TunDevice, idle_queue};
 use sd_notify::NotifyState;
+use std::os::fd::AsFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What somebody outside wants of the service.
@@ -46,10 +48,37 @@ impl Notices {
     }
 }
 
-/// Tells systemd, if it asks, that packets can flow.
+/// The name under which systemd keeps the queue that holds the device's carrier.
+const CARRIER: &str = "overlay-gw-carrier";
+
+/// Tells systemd, if it asks, that packets can flow, and from then on that the event loop is alive (`WatchdogSec=`). Must be
+/// called on that loop.
 pub fn notify_ready() {
     tell(Event::Ready, "");
     let _ = sd_notify::notify(&[NotifyState::Ready]);
+    if let Some(limit) = sd_notify::watchdog_enabled() {
+        tokio::task::spawn_local(async move {
+            loop {
+                let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                tokio::time::sleep(limit / 3).await;
+            }
+        });
+    }
+}
+
+/// Gives systemd, if it keeps descriptors (`FileDescriptorStoreMax=`), a queue of the device that carries nothing: the device has its
+/// carrier while the service is started anew. One is enough, of whichever run.
+pub fn keep_carrier(device: &TunDevice) {
+    let kept = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    if std::env::var_os("NOTIFY_SOCKET").is_none() || kept.split(':').any(|name| name == CARRIER) {
+        return;
+    }
+    let given = idle_queue(device).and_then(|queue| {
+        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(CARRIER)], &[queue.as_fd()])
+    });
+    if let Err(error) = given {
+        tracing::info!(%error, "the device loses its carrier at a restart");
+    }
 }
 
 /// Tells systemd that the end has begun.

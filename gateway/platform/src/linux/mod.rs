@@ -5,6 +5,7 @@ mod device;
 mod files;
 mod gro;
 mod gso;
+mod hold;
 mod host;
 pub mod link;
 mod mmsg;
@@ -23,6 +24,7 @@ pub use files::{
     PRIVATE_FIX, create_private_dir, group_id, is_private, open_key, private_file, seal_file, seal_key,
     with_private_umask,
 };
+pub use hold::idle_queue;
 pub use host::{LinuxHost, LinuxHost as Host, boot_id, check_kernel, connect_host};
 pub use transport::{TransportErrors, UdpTransport};
 pub use wait::{MAX_WAITED, Ready, Source, Waitable, Waker, wait_readable};

@@ -70,6 +70,9 @@ pub fn notify_ready() {
     }
 }
 
+/// The adapter's holder keeps the adapter; Wintun knows no media state without a session.
+pub fn keep_carrier(_: &overlay_platform::os::TunDevice) {}
+
 /// Tells the service manager that the end has begun.
 pub fn notify_stopping() {
     if let Some(service) = SERVICE.get() {

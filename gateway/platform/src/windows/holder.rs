@@ -7,7 +7,7 @@
 use std::{
     io,
     os::windows::process::CommandExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use windows_sys::Win32::System::Threading::{
     CREATE_BREAKAWAY_FROM_JOB, CREATE_NEW_PROCESS_GROUP, DETACHED_PROCESS,
 };
 
-use super::{dll::Dll, iphelper, pipe};
+use super::{dll::Dll, files, iphelper, pipe, places};
 use crate::{DeviceError, HostError, guid};
 
 /// How long the creation is tried: at boot, the system's own services come up meanwhile (wireguard-windows waits as long).
@@ -134,9 +134,38 @@ pub async fn ensure(name: &str, guid: u128) -> Result<(About, bool), DeviceError
     }
 }
 
-/// Starts a holder that outlives this process.
+/// Starts a holder that outlives this process. It runs from a copy of the program, so that an upgrade can replace the program's
+/// file while the adapter lives; from the file itself where no copy can be made.
 fn start(name: &str, guid: u128) -> io::Result<()> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let program = std::env::current_exe()?;
+    let copied = copy_of(&program).and_then(|copy| spawn(&copy, name, guid));
+    copied.or_else(|error| {
+        tracing::info!(%error, "the adapter's holder runs from the program's own file");
+        spawn(&program, name, guid)
+    })
+}
+
+/// A copy of the program and the library beside it, in a folder for SYSTEM and the Administrators. Copies that no process runs
+/// from any more are removed.
+fn copy_of(program: &Path) -> io::Result<PathBuf> {
+    let folder = places::root().join("holder");
+    for old in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+        // Whoever runs from it keeps it.
+        let _ = std::fs::remove_dir_all(old.path());
+    }
+    let made = (0_u32..).map(|number| folder.join(number.to_string())).find(|place| !place.exists());
+    let made = made.ok_or(io::ErrorKind::AlreadyExists)?;
+    files::create_private_dir(&made)?;
+    for name in ["overlay-gw.exe", "wintun.dll"] {
+        let from = if name == "wintun.dll" { program.with_file_name(name) } else { program.to_owned() };
+        let mut to = files::private_file().create_new(true).open(&made.join(name))?;
+        io::copy(&mut std::fs::File::open(from)?, &mut to)?;
+    }
+    Ok(made.join("overlay-gw.exe"))
+}
+
+fn spawn(program: &Path, name: &str, guid: u128) -> io::Result<()> {
+    let mut command = Command::new(program);
     command.args(["adapter-holder", "--name", name, "--guid", &guid::text(guid)]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let alone = DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP;

@@ -164,7 +164,16 @@ pub fn uninstall(purge: bool, global: &Global) -> Result<u8, Failure> {
         _ => {}
     }
     if purge {
-        match std::fs::remove_dir_all(places::root()) {
+        // The adapter's holder has just ended; its file is let go of a moment later.
+        let begin = Instant::now();
+        let mut removed = std::fs::remove_dir_all(places::root());
+        while removed.as_ref().is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound)
+            && begin.elapsed() < STOP
+        {
+            std::thread::sleep(PACE);
+            removed = std::fs::remove_dir_all(places::root());
+        }
+        match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Failure::bad_input(
                     format!("cannot remove {}: {error}", places::root().display()),

@@ -7,7 +7,7 @@ use criterion::Criterion;
 use ipnet::Ipv4Net;
 use overlay_engine::gateway::Refusal;
 use overlay_engine::peer::tunnel::Identity;
-use overlay_engine::peer::{PeerKind, PeerSettings};
+use overlay_engine::peer::{PeerKind, PeerSettings, Sealing};
 use overlay_engine::table::{Destination, Table};
 use overlay_engine::{EngineSettings, RoleSettings};
 use std::hint::black_box;
@@ -125,5 +125,7 @@ fn peer(number: u32) -> PeerSettings {
         initiates: false,
         warm: false,
         sends_keepalives: false,
+        speaks_control: false,
+        sealing: Sealing::Never,
     }
 }

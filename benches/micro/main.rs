@@ -1,4 +1,4 @@
-//! What a packet costs: codecs, lookups, the engine's two ways, the gateway's answers, the relay of a hub.
+//! What a packet costs: the cipher, codecs, lookups, the engine's two ways, the gateway's answers, the relay of a hub.
 //!
 //! No socket and no device: engines are joined in memory, so what is measured is the engine and the cipher alone.
 #![allow(
@@ -10,6 +10,7 @@
     reason = "a bench that cannot do its work stops; criterion's macros document nothing"
 )]
 
+mod aead;
 mod codecs;
 mod engine;
 mod gateway;
@@ -32,6 +33,6 @@ fn short() -> Criterion {
 criterion_group! {
     name = micro;
     config = short();
-    targets = codecs::benches, lookup::benches, engine::benches, gateway::benches, lookup::flatness
+    targets = aead::benches, codecs::benches, lookup::benches, engine::benches, gateway::benches, lookup::flatness
 }
 criterion_main!(micro);

@@ -5,7 +5,7 @@ use overlay_config::{Mode, Slot};
 use overlay_engine::gateway::Refusal;
 use overlay_engine::packet::{DatagramBatch, PacketBatch};
 use overlay_engine::peer::tunnel::Identity;
-use overlay_engine::peer::{PeerKind, PeerSettings};
+use overlay_engine::peer::{PeerKind, PeerSettings, Sealing};
 use overlay_engine::{Engine, EngineSettings, Output, RoleSettings};
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -137,6 +137,8 @@ fn member(number: u8) -> PeerSettings {
         initiates: false,
         warm: false,
         sends_keepalives: false,
+        speaks_control: false,
+        sealing: Sealing::Never,
     }
 }
 

@@ -1,13 +1,14 @@
 //! The machine: what it is, and whether somebody else works on it during a measurement.
 
 use crate::process::{Stat, ticks_per_second};
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::thread::{available_parallelism, sleep};
 use std::time::{Duration, Instant};
 
 /// What a reader must know of the machine to judge a figure.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Release of the kernel.
     pub kernel: String,

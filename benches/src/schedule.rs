@@ -70,6 +70,8 @@ impl Test {
 pub struct Plan {
     /// How often each contender's turn comes.
     pub rounds: u32,
+    /// Rounds that were done earlier, to which these are added.
+    pub rounds_before: u32,
     /// How long a transfer takes.
     pub transfer: Duration,
     /// How long a rate of UDP is tried.
@@ -102,10 +104,14 @@ pub fn carry_out(plan: &Plan, contenders: &[Contender]) -> Result<Vec<Run>> {
     let mut runs = Vec::new();
     let start = Instant::now();
     let all = plan.rounds as usize * contenders.len();
-    for round in 1..=plan.rounds {
+    for round in (1..=plan.rounds).map(|round| plan.rounds_before + round) {
         for contender in contenders {
             let left = left(start.elapsed(), runs.len(), all);
-            eprint!("round {round}/{}, {left}: {}", plan.rounds, contender.program.name());
+            eprint!(
+                "round {round}/{}, {left}: {}",
+                plan.rounds_before + plan.rounds,
+                contender.program.name()
+            );
             let mut run = once(plan, contender, round)?;
             let mut attempt = 1;
             while plan.insists_on_quiet && run.foreign_share > TOLERATED_SHARE && attempt < ATTEMPTS {
@@ -235,7 +241,13 @@ impl Site<'_> {
             }
             Test::Tcp4 => vec![(Metric::TcpFour, self.transfer(Streams::Four)?.megabits)],
             Test::Bidir => vec![(Metric::TcpBothWays, self.transfer(Streams::BothWays)?.megabits)],
-            Test::Hub => vec![(Metric::TcpHub, self.transfer(Streams::One)?.megabits)],
+            Test::Hub => {
+                // The hub was started first; without a process there is nothing to pay.
+                let hub = self.daemons.get(..1).unwrap_or_default();
+                let transfer = transfer(self.topology, hub, self.folder, Streams::One, self.plan.transfer)?;
+                let cpu = hub.first().map(|_| (Metric::HubCpuPerGigabyte, transfer.cpu_per_gigabyte));
+                [(Metric::TcpHub, transfer.megabits)].into_iter().chain(cpu).collect()
+            }
             Test::Udp64 => {
                 let found = self.rate(64)?;
                 at_least.extend(found.sender_is_the_limit.then_some(Metric::UdpSmall));

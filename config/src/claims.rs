@@ -71,6 +71,8 @@ pub(crate) struct Claims {
     /// The place of the CIDR, and that of `via`.
     pub routes: Vec<(Placed<Route>, Place)>,
     pub dns: Vec<Placed<Ipv4Addr>>,
+    /// Signed records bring members that are not in the file.
+    pub signed: bool,
 }
 
 impl Claims {
@@ -85,6 +87,7 @@ impl Claims {
             endpoints: Vec::new(),
             routes: Vec::new(),
             dns: Vec::new(),
+            signed: false,
         }
     }
 
@@ -218,6 +221,17 @@ impl Claims {
                 let text =
                     format!("{cidr} goes via `{via}`, which this hub does not know: it will not carry it");
                 let other = "right if that is another hub".to_owned();
+                report.warning(
+                    "route-via",
+                    place,
+                    text,
+                    meant.map_or(other.clone(), |meant| format!("{other}; {meant}")),
+                );
+            } else if self.signed {
+                let text = format!(
+                    "{cidr} goes via `{via}`, which is not in this file: until a signed record brings it, the network is not reached"
+                );
+                let other = "right if a record names it".to_owned();
                 report.warning(
                     "route-via",
                     place,

@@ -23,9 +23,13 @@ pub enum KeyError {
     /// 32 zero bytes, which WireGuard takes for "no key".
     #[error("it is all zeros, which WireGuard takes for no key")]
     Zero,
+    /// No point of the curve that signatures can be verified with.
+    #[error("no signature can be verified with it")]
+    NoSigningKey,
 }
 
-fn decode(text: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+/// The 32 bytes that a text writes in base64.
+pub(crate) fn decode_key(text: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
     let text = text.trim();
     if text.is_empty() {
         return Err(KeyError::Empty);
@@ -56,7 +60,7 @@ impl PrivateKey {
     /// # Errors
     /// When the text is not the base64 of 32 bytes.
     pub fn from_base64(text: &str) -> Result<Self, KeyError> {
-        decode(text).map(|key| Self::from_bytes(*key))
+        decode_key(text).map(|key| Self::from_bytes(*key))
     }
 
     /// The text that `wg genkey` would print, without a line end.
@@ -100,7 +104,7 @@ impl PresharedKey {
     /// # Errors
     /// When the text is not the base64 of 32 bytes.
     pub fn from_base64(text: &str) -> Result<Self, KeyError> {
-        decode(text).map(Self)
+        decode_key(text).map(Self)
     }
 
     /// The text that `wg genpsk` would print, without a line end.
@@ -142,7 +146,7 @@ impl FromStr for PublicKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        decode(text).map(|key| Self(*key))
+        decode_key(text).map(|key| Self(*key))
     }
 }
 

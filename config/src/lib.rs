@@ -11,6 +11,7 @@
 //!                                                        claims: what no single value shows (taken twice, inside, outside)
 //!                                                                          ─▶ Config, or every Diagnostic at once
 //! Plan ─ the same Claims ─▶ packs: Config::to_toml and key files, one folder for each node and hub
+//! signed records ─ membership::Book ─▶ members ─ Config::with_members ─▶ Config
 //! ```
 //!
 //! A [`Config`] that exists is valid: nothing downstream checks it again.
@@ -22,6 +23,7 @@ mod diagnostic;
 mod endpoint;
 mod key;
 mod load;
+pub mod membership;
 mod model;
 mod name;
 mod network;

@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 
 use ipnet::Ipv4Net;
 
+use crate::membership::SigningPublicKey;
 use crate::{Diagnostic, Endpoint, PresharedKey, PrivateKey, PublicKey, Slot};
 
 /// The overlay when none is named.
@@ -131,7 +132,7 @@ pub struct Overlay {
     /// Networks beyond the overlay.
     pub routes: Vec<Route>,
     /// The public half of the overlay's Ed25519 signing key.
-    pub signing_key: Option<[u8; 32]>,
+    pub signing_key: Option<SigningPublicKey>,
     /// Whom to trust.
     pub membership: Membership,
     /// How hubs carry traffic between nodes.

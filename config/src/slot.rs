@@ -80,6 +80,15 @@ impl Slot {
         self.0.contains(&address)
     }
 
+    /// Its number within the overlay, from 0, below [`crate::MAX_SLOTS`]: 13 bits of a sealed relay's label (design: sealed
+    /// relay). Means nothing for a slot of another overlay.
+    #[must_use]
+    pub fn ordinal(self, overlay: Ipv4Net, slot_prefix: u8) -> u16 {
+        let offset = u32::from(self.gateway()).wrapping_sub(u32::from(overlay.network()));
+        let ordinal = offset.checked_shr(u32::from(32_u8.saturating_sub(slot_prefix))).unwrap_or(0);
+        (ordinal & (crate::MAX_SLOTS - 1)) as u16
+    }
+
     /// A slot has at least four addresses and is aligned, so this never overflows.
     fn at(self, offset: u32) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.gateway()) | offset)
@@ -115,6 +124,15 @@ mod tests {
         let slot = Slot::new("255.255.255.252/30".parse().unwrap()).unwrap();
         assert_eq!(slot.listeners().count(), 0);
         assert_eq!(slot.broadcast(), Ipv4Addr::BROADCAST);
+    }
+
+    #[test]
+    fn slots_are_numbered_from_the_overlays_first_to_its_8192nd() {
+        let slot = |net: &str| Slot::new(net.parse().unwrap()).unwrap();
+        assert_eq!(slot("172.16.8.0/29").ordinal("172.16.8.0/24".parse().unwrap(), 29), 0);
+        assert_eq!(slot("172.16.8.56/29").ordinal("172.16.8.0/24".parse().unwrap(), 29), 7);
+        assert_eq!(slot("10.0.255.248/29").ordinal("10.0.0.0/16".parse().unwrap(), 29), 8191);
+        assert_eq!(slot("10.31.255.0/24").ordinal("10.0.0.0/11".parse().unwrap(), 24), 8191);
     }
 
     #[test]

@@ -2,8 +2,6 @@
 
 use std::fmt::{Display, Write as _};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::words::{KIND, MEMBERSHIP, MODE, REFUSE, RELAY, word};
@@ -42,7 +40,7 @@ impl Config {
         }
         toml.maybe_text("private_key_file", key.as_ref());
         toml.line("listen_port", self.listen().port);
-        self.overlay_section(&mut toml);
+        toml.overlay(&self.overlay);
         self.device_section(&mut toml);
         if let Some(group) = &self.control.group {
             toml.section("[control]");
@@ -80,40 +78,6 @@ impl Config {
         files
     }
 
-    fn overlay_section(&self, toml: &mut Toml) {
-        let overlay = &self.overlay;
-        toml.section("[overlay]");
-        toml.text("cidr", overlay.cidr);
-        toml.line("slot_prefix", overlay.slot_prefix);
-        toml.list("dns", overlay.dns.iter().map(quoted));
-        toml.list(
-            "routes",
-            overlay
-                .routes
-                .iter()
-                .map(|route| format!("{{ cidr = {}, via = {} }}", quoted(route.cidr), quoted(&route.via))),
-        );
-        if let Some(key) = &overlay.signing_key {
-            toml.text("signing_key", STANDARD.encode(key));
-        }
-        if (overlay.membership == Membership::Signed) != overlay.signing_key.is_some() {
-            toml.text("membership", word(&overlay.membership, MEMBERSHIP));
-        }
-        if overlay.relay != Relay::default() {
-            toml.text("relay", word(&overlay.relay, RELAY));
-        }
-        if overlay.refuse != Refuse::default() {
-            toml.text("refuse", word(&overlay.refuse, REFUSE));
-        }
-        toml.list(
-            "floating",
-            overlay.floating.iter().map(|Floating { cidr, slots }| {
-                let slots: Vec<_> = slots.iter().map(|slot| slot_value(*slot, overlay)).collect();
-                format!("{{ cidr = {}, slots = [{}] }}", quoted(cidr), slots.join(", "))
-            }),
-        );
-    }
-
     fn device_section(&self, toml: &mut Toml) {
         let default = Device::default();
         let Device { name, mode, mtu, queues, windows } = &self.device;
@@ -149,6 +113,17 @@ impl Config {
             }
         }
     }
+}
+
+/// What [`crate::load::load_overlay`] reads.
+pub(crate) fn overlay_to_toml(overlay: &Overlay, plain: &[Peer]) -> String {
+    let mut toml = Toml(String::new());
+    toml.line("version", CONFIG_VERSION);
+    toml.overlay(overlay);
+    for peer in plain {
+        toml.peer(peer, overlay);
+    }
+    toml.0
 }
 
 fn key_path(name: &str) -> String {
@@ -208,6 +183,39 @@ impl Toml {
             }
             many => self.line(key, format_args!("[\n    {},\n]", many.join(",\n    "))),
         }
+    }
+
+    fn overlay(&mut self, overlay: &Overlay) {
+        self.section("[overlay]");
+        self.text("cidr", overlay.cidr);
+        self.line("slot_prefix", overlay.slot_prefix);
+        self.list("dns", overlay.dns.iter().map(quoted));
+        self.list(
+            "routes",
+            overlay
+                .routes
+                .iter()
+                .map(|route| format!("{{ cidr = {}, via = {} }}", quoted(route.cidr), quoted(&route.via))),
+        );
+        if let Some(key) = &overlay.signing_key {
+            self.text("signing_key", key);
+        }
+        if (overlay.membership == Membership::Signed) != overlay.signing_key.is_some() {
+            self.text("membership", word(&overlay.membership, MEMBERSHIP));
+        }
+        if overlay.relay != Relay::default() {
+            self.text("relay", word(&overlay.relay, RELAY));
+        }
+        if overlay.refuse != Refuse::default() {
+            self.text("refuse", word(&overlay.refuse, REFUSE));
+        }
+        self.list(
+            "floating",
+            overlay.floating.iter().map(|Floating { cidr, slots }| {
+                let slots: Vec<_> = slots.iter().map(|slot| slot_value(*slot, overlay)).collect();
+                format!("{{ cidr = {}, slots = [{}] }}", quoted(cidr), slots.join(", "))
+            }),
+        );
     }
 
     fn slot(&mut self, key: &str, slot: Slot, overlay: &Overlay) {

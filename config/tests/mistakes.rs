@@ -689,6 +689,31 @@ kind = "openvpn"
 }
 
 #[test]
+fn signing_keys_that_verify_nothing() {
+    insta::assert_snapshot!([
+        "not base64", "c2hvcnQ=", "AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+    ].map(|key| node_says(edited(NODE, &[("dns =", &format!("signing_key = \"{key}\"\ndns ="))]))).join("\n"), @"
+    x.toml:11:15: error: `signing_key` is no key, it is not base64: `not base64`
+        enter the base64 of the signing key's public half, as `overlay-gw plan` wrote it
+    x.toml:11:15: error: `signing_key` is no key, it holds 5 bytes, not 32: `c2hvcnQ=`
+        enter the base64 of the signing key's public half, as `overlay-gw plan` wrote it
+    x.toml:11:15: error: `signing_key` is no key, no signature can be verified with it: `AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=`
+        enter the base64 of the signing key's public half, as `overlay-gw plan` wrote it
+    x.toml:11:15: error: `signing_key` is no key, no signature can be verified with it: `AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=`
+        enter the base64 of the signing key's public half, as `overlay-gw plan` wrote it
+    ");
+}
+
+#[test]
+fn a_route_via_a_member_that_only_a_record_may_name() {
+    let signed = "signing_key = \"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\"\ndns =";
+    insta::assert_snapshot!(node_says(edited(NODE, &[("dns =", signed), ("via = \"hub-a\"", "via = \"hub-b\"")])), @"
+    x.toml:13:43: warning: 172.16.0.0/24 goes via `hub-b`, which is not in this file: until a signed record brings it, the network is not reached
+        right if a record names it; did you mean `hub-a`?
+    ");
+}
+
+#[test]
 fn signed_membership_without_a_key() {
     insta::assert_snapshot!(node_says(edited(NODE, &[("dns =", r#"membership = "signed"
 dns ="#)])), @r#"

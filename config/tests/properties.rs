@@ -8,6 +8,7 @@ use std::num::NonZeroU16;
 
 use example::{HUB, Memory, NODE, filled, source};
 use ipnet::Ipv4Net;
+use overlay_config::membership::{SigningKey, SigningPublicKey};
 use overlay_config::{
     Config, Control, Device, Endpoint, Floating, HostFacts, Hub, HubKind, HubRole, Listen, Membership, Mode,
     Node, Overlay, Overrides, Peer, PresharedKey, PrivateKey, Refuse, Relay, Role, Route, Slot, Windows,
@@ -68,8 +69,9 @@ fn member() -> impl Strategy<Value = Member> {
     )
 }
 
-fn overlay_words() -> impl Strategy<Value = (Option<[u8; 32]>, Membership, Relay, Refuse)> {
-    let key = proptest::option::of(any::<[u8; 32]>().prop_filter("zero is no key", |key| *key != [0; 32]));
+fn overlay_words() -> impl Strategy<Value = (Option<SigningPublicKey>, Membership, Relay, Refuse)> {
+    let key = any::<[u8; 32]>().prop_map(|seed| SigningKey::from_bytes(seed).public());
+    let key = proptest::option::of(key);
     let words = (any::<bool>(), any::<bool>(), 0..3_usize);
     (key, words).prop_map(|(key, (file, sealed, refuse))| {
         let membership = if file || key.is_none() { Membership::File } else { Membership::Signed };

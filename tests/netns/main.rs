@@ -18,6 +18,8 @@ mod harness;
 mod left_behind;
 mod listeners;
 mod members;
+mod membership;
+mod paths;
 mod reload;
 mod tap;
 
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
         alone::cases(),
         left_behind::cases(),
         members::cases(),
+        membership::cases(),
+        paths::cases(),
         gateway_icmp::cases(),
         listeners::cases(),
         tap::cases(),

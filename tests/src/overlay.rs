@@ -10,6 +10,8 @@ use crate::world::World;
 
 /// The hub's name in every file.
 pub const HUB: &str = "hub-a";
+/// The second hub's name in every file.
+pub const SECOND_HUB: &str = "hub-b";
 /// The port of every WireGuard socket on the underlay.
 pub const PORT: u16 = 51820;
 
@@ -88,6 +90,22 @@ impl Member {
         self.gateway.as_ref().expect("a started member")
     }
 
+    /// Whether it was started, and not taken away.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.gateway.is_some()
+    }
+
+    /// The running program, to do something to it.
+    ///
+    /// # Panics
+    /// When it was not started.
+    #[must_use]
+    #[track_caller]
+    pub fn gw_mut(&mut self) -> &mut Gateway {
+        self.gateway.as_mut().expect("a started member")
+    }
+
     /// The running program, to end it.
     ///
     /// # Panics
@@ -102,6 +120,8 @@ impl Member {
 pub struct Overlay {
     /// The hub.
     pub hub: Member,
+    /// A second hub, after [`Overlay::add_second_hub`].
+    pub second: Option<Member>,
     /// The nodes, in the order of their slots in [`Overlay::plan`].
     pub nodes: Vec<Member>,
 }
@@ -165,13 +185,89 @@ impl Overlay {
                 Member { name, node, keys, file, slot: Some(slot), gateway: None }
             })
             .collect();
-        Self { hub, nodes }
+        Self { hub, second: None, nodes }
+    }
+
+    /// A second hub on 10.99.0.2 with the same members, behind the first in the nodes' order.
+    #[track_caller]
+    pub fn add_second_hub(&mut self, world: &World) {
+        let machine = world.node(SECOND_HUB, 2);
+        let keys = Keys::new();
+        for node in &mut self.nodes {
+            node.file.section(
+                "[[hubs]]",
+                &[
+                    &format!("name = \"{SECOND_HUB}\""),
+                    &format!("public_key = \"{}\"", keys.public),
+                    &format!("endpoint = \"{}:{PORT}\"", machine.ipv4()),
+                ],
+            );
+        }
+        let mut file = self.hub.file.clone();
+        file.replace("name = \"hub-a\"", &format!("name = \"{SECOND_HUB}\""));
+        self.second = Some(Member {
+            name: SECOND_HUB.to_owned(),
+            node: machine,
+            keys,
+            file,
+            slot: None,
+            gateway: None,
+        });
+    }
+
+    /// Each node knows each other one, so that they have end-to-end sessions; `apart`: they cannot reach each other but
+    /// through a hub.
+    #[track_caller]
+    pub fn introduce(&mut self, apart: bool) {
+        let all: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|n| (n.name.clone(), n.keys.public.clone(), n.slot, n.node.ipv4()))
+            .collect();
+        for node in &mut self.nodes {
+            for (name, public, slot, at) in all.iter().filter(|other| other.0 != node.name) {
+                node.file.section(
+                    "[[peers]]",
+                    &[
+                        &format!("name = \"{name}\""),
+                        &format!("public_key = \"{public}\""),
+                        &format!("slot = {}", slot.unwrap_or_default()),
+                    ],
+                );
+                if apart {
+                    node.node.ok(&format!("ip route add unreachable {at}/32"));
+                }
+            }
+        }
+    }
+
+    /// Waits until each node has an end-to-end session with each other one.
+    #[track_caller]
+    pub fn wait_end_to_end(&self) {
+        for node in &self.nodes {
+            for other in self.nodes.iter().filter(|other| other.name != node.name) {
+                node.gw().wait_session(&other.name);
+            }
+        }
+    }
+
+    /// The hub of that name.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    #[track_caller]
+    pub fn hub_mut(&mut self, name: &str) -> &mut Member {
+        std::iter::once(&mut self.hub).chain(&mut self.second).find(|hub| hub.name == name).expect("a hub")
     }
 
     /// Starts the hub, then the nodes, and waits until each has its session with the hub.
     #[track_caller]
     pub fn start(&mut self) {
         self.hub.start();
+        if let Some(second) = &mut self.second {
+            second.start();
+        }
         for node in &mut self.nodes {
             node.start();
         }
@@ -184,6 +280,10 @@ impl Overlay {
         for node in &self.nodes {
             node.gw().wait_session(HUB);
             self.hub.gw().wait_session(&node.name);
+            if let Some(second) = &self.second {
+                node.gw().wait_session(SECOND_HUB);
+                second.gw().wait_session(&node.name);
+            }
         }
     }
 

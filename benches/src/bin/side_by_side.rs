@@ -5,13 +5,14 @@ use clap::Parser;
 use overlay_benches::build;
 use overlay_benches::contender::{Contender, Program};
 use overlay_benches::machine::Machine;
+use overlay_benches::results::Run;
 use overlay_benches::results::chart::svg;
 use overlay_benches::results::table::{Circumstances, markdown};
 use overlay_benches::schedule::{Plan, Test, carry_out};
 use overlay_benches::topology::leave_the_host;
 use serde_json::json;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -42,6 +43,9 @@ struct Arguments {
     /// Beginning of the files' names
     #[arg(long, default_value = "side-by-side")]
     name: String,
+    /// Add these rounds to those of the same name that are there, which must be of the same machine and seconds
+    #[arg(long)]
+    add: bool,
     /// The day that the table names; today when absent
     #[arg(long)]
     date: Option<String>,
@@ -81,37 +85,63 @@ fn run(arguments: &Arguments) -> Result<bool> {
         None => today()?,
     };
     leave_the_host()?;
-    let plan = plan(arguments);
-    let runs = carry_out(&plan, &contenders)?;
+    let machine = Machine::here();
+    let base = arguments.out.join(format!("{}{}", arguments.name, if arguments.wire { "-wire" } else { "" }));
+    let mut plan = plan(arguments);
+    let earlier = if arguments.add { earlier(&base, &machine, plan.transfer)? } else { Vec::new() };
+    plan.rounds_before = earlier.iter().map(|run| run.round).max().unwrap_or(0);
+    let runs = [earlier, carry_out(&plan, &contenders)?].concat();
 
     let mut command = "cargo run --release -p overlay-benches --bin side-by-side --".to_owned();
     for word in std::env::args().skip(1) {
-        command += &format!(" {word}");
+        if word != "--add" {
+            command += &format!(" {word}");
+        }
     }
-    let circumstances = Circumstances {
-        machine: Machine::here(),
-        date,
-        rounds: plan.rounds,
-        seconds: plan.transfer.as_secs(),
-        wire: plan.wire,
-        command,
-    };
+    let rounds = plan.rounds_before + plan.rounds;
+    if plan.rounds_before > 0 {
+        command = command.replace(&format!("--rounds {}", plan.rounds), &format!("--rounds {rounds}"));
+    }
+    let circumstances =
+        Circumstances { machine, date, rounds, seconds: plan.transfer.as_secs(), wire: plan.wire, command };
     let table = markdown(&runs, &contenders, &circumstances);
     println!("{table}");
     let chart = svg(&runs, &contenders, &circumstances);
     if !arguments.smoke {
-        let name = format!("{}{}", arguments.name, if arguments.wire { "-wire" } else { "" });
         fs::create_dir_all(&arguments.out).with_context(|| arguments.out.display().to_string())?;
         let titles: Vec<_> = contenders.iter().map(Contender::title).collect();
-        let json = json!({"circumstances": circumstances.line(), "programs": titles, "runs": runs});
+        let json = json!({
+            "circumstances": circumstances.line(), "programs": titles, "runs": runs,
+            "machine": circumstances.machine, "seconds": circumstances.seconds,
+        });
         let json = serde_json::to_string_pretty(&json)?;
         for (ending, text) in [("md", table), ("svg", chart), ("json", json)] {
-            let path = arguments.out.join(format!("{name}.{ending}"));
+            let path = base.with_extension(ending);
             fs::write(&path, text).with_context(|| path.display().to_string())?;
             eprintln!("wrote {}", path.display());
         }
     }
     Ok(runs.iter().all(|run| run.errors.is_empty()))
+}
+
+/// The rounds that an earlier call has written.
+fn earlier(base: &Path, machine: &Machine, transfer: Duration) -> Result<Vec<Run>> {
+    #[derive(serde::Deserialize)]
+    struct Earlier {
+        machine: Machine,
+        seconds: u64,
+        runs: Vec<Run>,
+    }
+    let path = base.with_extension("json");
+    let text = fs::read(&path).with_context(|| format!("{}: nothing to add to", path.display()))?;
+    let earlier: Earlier = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    if earlier.machine != *machine || earlier.seconds != transfer.as_secs() {
+        bail!(
+            "{}: another machine, or transfers of another length: measure all of it again, without --add",
+            path.display()
+        );
+    }
+    Ok(earlier.runs)
 }
 
 fn plan(arguments: &Arguments) -> Plan {
@@ -122,6 +152,7 @@ fn plan(arguments: &Arguments) -> Plan {
         return Plan {
             rivals_tests: tests.iter().copied().filter(few).collect(),
             rounds: 1,
+            rounds_before: 0,
             transfer: Duration::from_secs(1),
             probe: Duration::from_millis(50),
             search_steps: 0,
@@ -133,8 +164,9 @@ fn plan(arguments: &Arguments) -> Plan {
     }
     Plan {
         rounds: arguments.rounds.max(1),
+        rounds_before: 0,
         transfer: Duration::from_secs(arguments.secs.max(1)),
-        probe: Duration::from_secs(1),
+        probe: Duration::from_millis(500),
         search_steps: 5,
         pings: 300,
         wire: arguments.wire,

@@ -6,6 +6,7 @@
 mod nebula;
 mod openvpn;
 mod overlay_gw;
+mod plain;
 mod veth;
 mod wireguard;
 
@@ -26,6 +27,8 @@ use std::process::Command;
 pub enum Program {
     /// No tunnel: the wire itself, and at a hub the kernel's routing. What the machine can do.
     Veth,
+    /// No cryptography, with every offload: the ceiling of a tunnel in user space.
+    PlainGso,
     /// Ours. Through a hub: routed, the nodes have no session with each other.
     OverlayGw,
     /// Ours, with nodes that know each other: through a hub their datagrams are sealed end to end.
@@ -44,8 +47,9 @@ pub enum Program {
 
 impl Program {
     /// All, in the order of the table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Veth,
+        Self::PlainGso,
         Self::OverlayGw,
         Self::OverlayGwSealed,
         Self::WireguardGo,
@@ -60,6 +64,7 @@ impl Program {
     pub fn name(self) -> &'static str {
         match self {
             Self::Veth => "veth",
+            Self::PlainGso => "plain-gso",
             Self::OverlayGw => "overlay-gw",
             Self::OverlayGwSealed => "overlay-gw-sealed",
             Self::WireguardGo => "wireguard-go",
@@ -98,9 +103,16 @@ impl Program {
         }
     }
 
+    /// Whether it is a tunnel of somebody else's, with cryptography.
+    #[must_use]
+    pub fn is_rival(self) -> bool {
+        !self.is_ours() && !matches!(self, Self::Veth | Self::PlainGso)
+    }
+
     fn binary(self) -> Option<&'static str> {
         Some(match self {
             Self::Veth | Self::OverlayGw | Self::OverlayGwSealed => return None,
+            Self::PlainGso => "plainfwd",
             Self::WireguardGo => "wireguard-go",
             Self::Boringtun => "boringtun-cli",
             Self::Gotatun => "gotatun",
@@ -147,7 +159,8 @@ impl Contender {
                 None => return Ok(None),
             },
         };
-        let version = version(&path);
+        // It would take the flag for a device's name.
+        let version = if program == Program::PlainGso { String::new() } else { version(&path) };
         Ok(Some(Self { program, path: Some(path), version, counts_allocations: None, absent_members: 0 }))
     }
 
@@ -174,6 +187,7 @@ impl Contender {
                 Program::WireguardGo | Program::Boringtun | Program::Gotatun => {
                     wireguard::start(&site).map(Some)
                 }
+                Program::PlainGso => plain::start(&site).map(Some),
                 Program::Openvpn => openvpn::start(&site).map(Some),
                 Program::Nebula => nebula::start(&site).map(Some),
             };

@@ -1,13 +1,14 @@
 //! What was measured: runs, their medians and spread, and the files that show them.
 
 pub mod chart;
+pub mod ratios;
 pub mod table;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A figure of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// One TCP stream, Mb/s.
@@ -32,6 +33,8 @@ pub enum Metric {
     LoadedPingWorst,
     /// CPU seconds of the tunnel's processes per gigabyte of one TCP stream.
     CpuPerGigabyte,
+    /// CPU seconds of the hub's process per gigabyte of one TCP stream through it.
+    HubCpuPerGigabyte,
     /// Most memory of a node, MB.
     Memory,
     /// Most memory of the hub, MB.
@@ -40,7 +43,7 @@ pub enum Metric {
 
 impl Metric {
     /// All, in the order of the table.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::TcpOne,
         Self::TcpFour,
         Self::TcpBothWays,
@@ -52,6 +55,7 @@ impl Metric {
         Self::LoadedPingMedian,
         Self::LoadedPingWorst,
         Self::CpuPerGigabyte,
+        Self::HubCpuPerGigabyte,
         Self::Memory,
         Self::HubMemory,
     ];
@@ -71,6 +75,7 @@ impl Metric {
             Self::LoadedPingMedian => "loaded ping ms",
             Self::LoadedPingWorst => "loaded p99 ms",
             Self::CpuPerGigabyte => "CPU s/GB",
+            Self::HubCpuPerGigabyte => "hub CPU s/GB",
             Self::Memory => "memory MB",
             Self::HubMemory => "hub memory MB",
         }
@@ -103,10 +108,10 @@ fn thousands(number: u64) -> String {
 }
 
 /// One contender's turn.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Run {
     /// Its name.
-    pub contender: &'static str,
+    pub contender: String,
     /// Which round.
     pub round: u32,
     /// What was measured.
@@ -124,9 +129,17 @@ pub struct Run {
 impl Run {
     /// A turn of which nothing is known yet.
     #[must_use]
-    pub fn new(contender: &'static str, round: u32) -> Self {
+    pub fn new(contender: &str, round: u32) -> Self {
         let (values, at_least, errors) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
-        Self { contender, round, values, at_least, errors, foreign_share: 0.0, disturbed: false }
+        Self {
+            contender: contender.to_owned(),
+            round,
+            values,
+            at_least,
+            errors,
+            foreign_share: 0.0,
+            disturbed: false,
+        }
     }
 }
 

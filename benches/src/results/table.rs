@@ -1,6 +1,6 @@
 //! The Markdown table: medians with their spread, and under what circumstances they came about.
 
-use super::{Metric, Run, spread};
+use super::{Metric, Run, ratios, spread};
 use crate::contender::Contender;
 use crate::machine::Machine;
 
@@ -59,6 +59,7 @@ pub fn markdown(runs: &[Run], contenders: &[Contender], circumstances: &Circumst
         let mark = if disturbed { " (disturbed)" } else { "" };
         text += &format!("| {title}{mark} | {} |\n", cells.join(" | "));
     }
+    text += &ratios::markdown(runs);
     text += &format!(
         "\nIn brackets: the least and the most of the rounds. UDP: the best rate delivered at a loss of at most 1 % and a backlog of at most 20 ms, found by a search \
          for each program; ≥: the sender could not offer more. CPU: seconds of the tunnel's processes per gigabyte of one TCP stream. Memory: the most that a \

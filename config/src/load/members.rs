@@ -11,7 +11,7 @@ use crate::{
 };
 
 use super::files::KeyReader;
-use super::overlay::{public_key, required, resolve};
+use super::overlay::{key_of, required, resolve};
 use super::section::Section;
 
 const HUB_KEYS: &[&str] =
@@ -235,7 +235,7 @@ impl Common {
     ) -> Self {
         let key = required(section, "public_key", report);
         let key = key.and_then(|key| {
-            report.keep(&key.place, public_key(key.value, "public_key")).map(|value| key.with(value))
+            report.keep(&key.place, key_of(key.value, "public_key")).map(|value| key.with(value))
         });
         let public_key = key.as_ref().map(|key| key.value);
         claims.keys.extend(key.map(|key| (owner.clone(), key)));

@@ -10,7 +10,8 @@ use toml_edit::Document;
 use crate::claims::{Claims, View};
 use crate::diagnostic::{Place, Report};
 use crate::{
-    CONFIG_VERSION, Config, Device, Diagnostics, Files, HostFacts, HubRole, Node, Overrides, Role, Source,
+    CONFIG_VERSION, Config, Device, Diagnostic, Diagnostics, Files, HostFacts, HubRole, Membership, Node,
+    Overlay, Overrides, Peer, Role, Source,
 };
 
 use files::KeyReader;
@@ -67,6 +68,37 @@ fn load(
     files: &dyn Files,
     host: &HostFacts,
 ) -> Result<Config, Diagnostics> {
+    let keys = KeyReader { source, files };
+    let read = |root: &Section<'_>, report: &mut Report| read(view, root, &keys, overrides, host, report);
+    let (mut config, warnings) = with_root(source, ROOT_KEYS, read)?;
+    config.warnings = warnings;
+    Ok(config)
+}
+
+/// Reads what a plan keeps of an overlay: `[overlay]`, and the plain WireGuard members as `[[peers]]`.
+pub(crate) fn load_overlay(source: &Source, files: &dyn Files) -> Result<(Overlay, Vec<Peer>), Diagnostics> {
+    let keys = KeyReader { source, files };
+    let read = |root: &Section<'_>, report: &mut Report| {
+        let mut claims = Claims::new(View::Plan);
+        let section = overlay::open(root, report);
+        let overlay =
+            overlay::overlay(section.as_ref(), &Overrides::default(), &root.place, &mut claims, report);
+        let mut peers = Vec::new();
+        for (id, section) in root.tables("peers", report).into_iter().enumerate() {
+            peers.extend(members::peer(section, id, &keys, &mut claims, report));
+        }
+        claims.check(report);
+        Some((overlay, peers))
+    };
+    with_root(source, &["version", "overlay", "peers"], read).map(|(read, _)| read)
+}
+
+/// Opens a source and has its root read; the warnings when there is no error.
+fn with_root<T>(
+    source: &Source,
+    known: &[&str],
+    read: impl FnOnce(&Section<'_>, &mut Report) -> Option<T>,
+) -> Result<(T, Vec<Diagnostic>), Diagnostics> {
     let mut report = Report::default();
     let Some(text) = decode(source, &mut report) else { return Err(failed(report)) };
     let text = Text::new(&source.name, text);
@@ -81,12 +113,9 @@ fn load(
     if !version(&root, &mut report) {
         return Err(failed(report));
     }
-    let root = root.only(ROOT_KEYS, &mut report);
-    match read(view, &root, &KeyReader { source, files }, overrides, host, &mut report) {
-        Some(mut config) => {
-            config.warnings = report.finish()?;
-            Ok(config)
-        }
+    let root = root.only(known, &mut report);
+    match read(&root, &mut report) {
+        Some(read) => Ok((read, report.finish()?)),
         None => Err(failed(report)),
     }
 }
@@ -157,6 +186,7 @@ fn read(
     }
     let overlay_section = overlay::open(root, report);
     let overlay = overlay::overlay(overlay_section.as_ref(), overrides, &root.place, &mut claims, report);
+    claims.signed = overlay.membership == Membership::Signed;
     let device = match view {
         View::Hub => Device::default(),
         _ => {

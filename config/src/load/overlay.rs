@@ -2,14 +2,15 @@
 
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
+use std::str::FromStr;
 
 use crate::claims::{Claims, Owner, Range, Space};
 use crate::diagnostic::{Mistake, Place, Placed, Report};
 use crate::name::{device_mistake, shown};
 use crate::words::{MEMBERSHIP, MODE, REFUSE, RELAY, meaning};
 use crate::{
-    Control, DEFAULT_OVERLAY, DEFAULT_SLOT_PREFIX, Device, Floating, Membership, Overlay, Overrides,
-    PublicKey, Route, Slot, Windows, network,
+    Control, DEFAULT_OVERLAY, DEFAULT_SLOT_PREFIX, Device, Floating, KeyError, Membership, Overlay,
+    Overrides, Route, Slot, Windows, network,
 };
 
 use super::section::{Element, Section};
@@ -97,8 +98,7 @@ pub(super) fn open<'a>(root: &Section<'a>, report: &mut Report) -> Option<Sectio
 
 fn signing(section: &Section<'_>, overlay: &mut Overlay, report: &mut Report) {
     if let Some(text) = section.string("signing_key", report) {
-        overlay.signing_key =
-            report.keep(&text.place, public_key(text.value, "signing_key")).map(|key| key.0);
+        overlay.signing_key = report.keep(&text.place, key_of(text.value, "signing_key"));
     }
     let chosen = section.choice("membership", MEMBERSHIP, report);
     overlay.membership = match &chosen {
@@ -266,8 +266,8 @@ pub(super) fn resolve(
 }
 
 /// A public key, with a mistake that shows it: it is no secret.
-pub(super) fn public_key(text: &str, key: &str) -> Result<PublicKey, Mistake> {
-    text.parse().map_err(|why| {
+pub(super) fn key_of<T: FromStr<Err = KeyError>>(text: &str, key: &str) -> Result<T, Mistake> {
+    text.parse().map_err(|why: KeyError| {
         let fix = match key {
             "signing_key" => {
                 "enter the base64 of the signing key's public half, as `overlay-gw plan` wrote it"

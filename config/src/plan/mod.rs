@@ -1,6 +1,8 @@
-//! The plan: an overlay cut into slots, and one ready pack for each node, hub and plain WireGuard member.
+//! The plan: an overlay cut into slots, and one ready pack for each node, hub and plain WireGuard member. What the administrator
+//! keeps of it (the signing key, the records) makes later nodes and revocations.
 
 mod flags;
+mod later;
 mod pack;
 
 use std::net::Ipv4Addr;
@@ -10,12 +12,24 @@ use zeroize::Zeroizing;
 
 use crate::claims::{Claims, Owner, Range, Space, View};
 use crate::diagnostic::{Place, Placed, Report};
+use crate::membership::{
+    MAX_NETWORKS, RECORDS_FILE, Record, RecordKind, RecordLines, SignedRecord, SigningKey,
+};
 use crate::name::{member_mistake, nearest, shown};
-use crate::{Diagnostic, Diagnostics, Endpoint, PrivateKey, Route, Slot, network};
+use crate::{
+    Diagnostic, Diagnostics, Endpoint, Membership, Overlay, PrivateKey, PublicKey, Route, Slot, network,
+    write,
+};
 
 use pack::Cut;
 
 pub use flags::FlagError;
+pub use later::{Kept, Later};
+
+/// The file of the overlay's signing key in the output folder. It never goes into a pack.
+pub const SIGNING_KEY_FILE: &str = "overlay.signing-key";
+/// The file of what all nodes have in common, in the output folder.
+pub const OVERLAY_FILE: &str = "overlay.toml";
 
 /// Who is in the overlay and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,22 +100,66 @@ impl Plan {
     }
 
     /// The packs, with keys made out of `entropy`, which fills the buffer that it is given. A folder for each node and
-    /// hub holds `config.toml` and `NAME.key`; one for each plain WireGuard member holds `overlay.conf`, and one more
-    /// for each further hub.
+    /// hub holds `config.toml`, `NAME.key` and the signed records of all; one for each plain WireGuard member holds
+    /// `overlay.conf`, and one more for each further hub. Beside the folders stands what the administrator keeps: the
+    /// signing key, the records, and what all nodes have in common ([`Kept`] reads it).
     ///
     /// # Errors
     /// As [`Plan::check`].
     pub fn packs(&self, entropy: &mut dyn FnMut(&mut [u8])) -> Result<Vec<PackFile>, Diagnostics> {
         let (slots, _) = self.cut()?;
-        let mut key = || {
-            let mut bytes = Zeroizing::new([0; 32]);
-            entropy(&mut *bytes);
-            PrivateKey::from_bytes(*bytes)
+        let nodes: Vec<_> =
+            self.nodes.iter().zip(slots).map(|(node, slot)| (node, slot, private_key(entropy))).collect();
+        let hubs: Vec<_> = self
+            .hubs
+            .iter()
+            .map(|hub| (hub, private_key(entropy)))
+            .map(|(hub, key)| (hub, key.public(), Some(key)))
+            .collect();
+        let members = self.members.iter().map(|member| (member, private_key(entropy))).collect();
+        let signing_key = SigningKey::from_bytes(*secret(entropy));
+        let overlay = Overlay {
+            cidr: self.overlay,
+            slot_prefix: self.slot_prefix,
+            dns: self.dns.clone(),
+            routes: self.routes.clone(),
+            signing_key: Some(signing_key.public()),
+            membership: Membership::Signed,
+            ..Overlay::default()
         };
-        let nodes = self.nodes.iter().zip(slots).map(|(node, slot)| (node, slot, key())).collect();
-        let hubs = self.hubs.iter().map(|hub| (hub, key())).collect();
-        let members = self.members.iter().map(|member| (member, key())).collect();
-        Ok(Cut { plan: self, nodes, hubs, members }.files())
+        let of_hubs = hubs.iter().map(|(hub, key, _)| self.hub_record(hub, *key));
+        let of_nodes = nodes.iter().map(|(node, slot, key)| node_record(node, *slot, key.public()));
+        let records = of_hubs.chain(of_nodes).zip(1..).map(|(record, serial)| Record { serial, ..record });
+        let records = sign(&signing_key, records, self.overlay)?;
+        let records = RecordLines::write(&records);
+        let cut = Cut { plan: self, overlay, records, nodes, hubs, members };
+        let mut files = cut.files();
+        let mut keep = |path: &str, contents, secret| {
+            files.push(PackFile { path: path.to_owned(), contents: Zeroizing::new(contents), secret });
+        };
+        keep(RECORDS_FILE, cut.records.clone(), false);
+        let header = "# What all nodes of the overlay have in common: `overlay-gw plan add-node` copies it into their files.\n\n";
+        let plain = cut.plain_members();
+        keep(OVERLAY_FILE, format!("{header}{}", write::overlay_to_toml(&cut.overlay, &plain)), false);
+        let mut contents = Zeroizing::new(String::with_capacity(64));
+        contents.push_str(&signing_key.to_base64());
+        contents.push('\n');
+        files.push(PackFile { path: SIGNING_KEY_FILE.to_owned(), contents, secret: true });
+        Ok(files)
+    }
+
+    fn hub_record(&self, hub: &PlanHub, public_key: PublicKey) -> Record {
+        let networks = self.routes.iter().filter(|route| route.via == hub.name).map(|route| route.cidr);
+        Record {
+            public_key,
+            name: hub.name.clone(),
+            kind: RecordKind::Hub,
+            serial: 0,
+            revoked: false,
+            hubs: Vec::new(),
+            networks: networks.collect(),
+            endpoints: vec![hub.endpoint.clone()],
+        }
     }
 
     /// The slots of the nodes, in their order, and the warnings.
@@ -169,6 +227,15 @@ impl Plan {
         for hub in &self.hubs {
             let owner = claim_name(&hub.name, "hub", &place, claims, report);
             claims.endpoints.push((owner, Placed::new(hub.endpoint.clone(), place.clone())));
+            let networks = self.routes.iter().filter(|route| route.via == hub.name).count();
+            if networks > MAX_NETWORKS {
+                let text = format!(
+                    "{networks} networks are routed via `{}`, and a hub's record holds {MAX_NETWORKS}",
+                    hub.name
+                );
+                let fix = "route larger networks, or some of them via another hub";
+                report.error("route-many", &Place::flag("--route"), text, fix);
+            }
         }
     }
 
@@ -231,6 +298,43 @@ impl Plan {
             }
         }
     }
+}
+
+fn secret(entropy: &mut dyn FnMut(&mut [u8])) -> Zeroizing<[u8; 32]> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    entropy(&mut *bytes);
+    bytes
+}
+
+fn private_key(entropy: &mut dyn FnMut(&mut [u8])) -> PrivateKey {
+    PrivateKey::from_bytes(*secret(entropy))
+}
+
+fn node_record(node: &PlanNode, slot: Slot, public_key: PublicKey) -> Record {
+    Record {
+        public_key,
+        name: node.name.clone(),
+        kind: RecordKind::Node(slot),
+        serial: 0,
+        revoked: false,
+        hubs: Vec::new(),
+        networks: Vec::new(),
+        endpoints: node.endpoint.iter().cloned().collect(),
+    }
+}
+
+/// Signs records that a checked plan led to.
+fn sign(
+    key: &SigningKey,
+    records: impl IntoIterator<Item = Record>,
+    overlay: Ipv4Net,
+) -> Result<Vec<SignedRecord>, Diagnostics> {
+    let failed = |why: crate::membership::SignError| {
+        let mut report = Report::default();
+        report.error("record", &Place::flag("--out"), why.to_string(), "give it a shorter name or endpoint");
+        report.finish().map_or_else(|errors| errors, Diagnostics)
+    };
+    records.into_iter().map(|record| key.sign(record, overlay).map_err(failed)).collect()
 }
 
 /// Claims a member's name and makes the owner of its further claims.

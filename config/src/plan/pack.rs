@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use ipnet::Ipv4Net;
 use zeroize::Zeroizing;
 
+use crate::membership::RECORDS_FILE;
 use crate::{
     Config, Control, DEFAULT_HUB_PORT, Device, Hub, HubKind, HubRole, Listen, Node, Overlay, Peer,
-    PrivateKey, Role, Slot,
+    PrivateKey, PublicKey, Role, Slot,
 };
 
 use super::{PackFile, Plan, PlanHub, PlanMember, PlanNode};
@@ -15,11 +16,16 @@ use super::{PackFile, Plan, PlanHub, PlanMember, PlanNode};
 /// In seconds: what keeps most NATs open between a member and its hub.
 const KEEPALIVE: u16 = 25;
 
-/// A plan whose slots are known and whose members have keys.
+/// A plan whose slots are known and whose members have keys: those that packs are made for now.
 pub(super) struct Cut<'a> {
     pub plan: &'a Plan,
+    /// As it stands in the packs of nodes.
+    pub overlay: Overlay,
+    /// Every signed record, which every pack carries.
+    pub records: String,
     pub nodes: Vec<(&'a PlanNode, Slot, PrivateKey)>,
-    pub hubs: Vec<(&'a PlanHub, PrivateKey)>,
+    /// All of them; the private key of one that gets a pack.
+    pub hubs: Vec<(&'a PlanHub, PublicKey, Option<PrivateKey>)>,
     pub members: Vec<(&'a PlanMember, PrivateKey)>,
 }
 
@@ -27,28 +33,37 @@ impl Cut<'_> {
     pub fn files(&self) -> Vec<PackFile> {
         let mut files = Vec::new();
         for (node, slot, key) in &self.nodes {
-            pack(&mut files, &self.node_header(node, *slot), &self.node(node, *slot, key));
+            self.pack(&mut files, &self.node_header(node, *slot), &self.node(node, *slot, key));
         }
-        for (hub, key) in &self.hubs {
-            pack(&mut files, &self.hub_header(hub), &self.hub(hub, key));
+        for (hub, _, key) in &self.hubs {
+            if let Some(key) = key {
+                self.pack(&mut files, &self.hub_header(hub), &self.hub(hub, key));
+            }
         }
         for (member, key) in &self.members {
-            for (index, (hub, hub_key)) in self.hubs.iter().enumerate() {
+            for (index, (hub, hub_key, _)) in self.hubs.iter().enumerate() {
                 // wg-quick names the interface after the file: at most 15 bytes.
                 let file =
                     if index == 0 { "overlay.conf".to_owned() } else { format!("overlay{}.conf", index + 1) };
-                let contents = self.member_conf(&file, member, key, (hub, hub_key));
+                let contents = self.member_conf(&file, member, key, (hub, *hub_key));
                 files.push(PackFile { path: format!("{}/{file}", member.name), contents, secret: true });
             }
         }
         files
     }
 
-    fn overlay(&self, only_via: Option<&str>) -> Overlay {
-        let Plan { overlay, slot_prefix, routes, dns, .. } = self.plan;
-        let routes =
-            routes.iter().filter(|route| only_via.is_none_or(|via| via == route.via)).cloned().collect();
-        Overlay { cidr: *overlay, slot_prefix: *slot_prefix, dns: dns.clone(), routes, ..Overlay::default() }
+    /// A plain member signs nothing and reads no record: the hubs know it by file.
+    pub fn plain_members(&self) -> Vec<Peer> {
+        let members = self.members.iter().map(|(member, key)| Peer {
+            name: member.name.clone(),
+            public_key: key.public(),
+            slot: None,
+            allowed_ips: member.allowed_ips.clone(),
+            endpoint: None,
+            preshared_key: None,
+            persistent_keepalive: None,
+        });
+        members.collect()
     }
 
     fn config(&self, role: Role, overlay: Overlay, hubs: Vec<Hub>, peers: Vec<Peer>) -> Config {
@@ -64,17 +79,16 @@ impl Cut<'_> {
             private_key: Some(key.clone()),
             listen: Listen { address: None, port },
         });
-        let hubs = self.hubs.iter().map(|(hub, key)| Hub {
+        let hubs = self.hubs.iter().map(|(hub, key, _)| Hub {
             name: hub.name.clone(),
-            public_key: key.public(),
+            public_key: *key,
             endpoint: hub.endpoint.clone(),
             kind: HubKind::OverlayGw,
             preshared_key: None,
             persistent_keepalive: Some(KEEPALIVE),
             allowed_ips: Vec::new(),
         });
-        let others = self.peers().filter(|peer| peer.name != node.name);
-        self.config(role, self.overlay(None), hubs.collect(), others.collect())
+        self.config(role, self.overlay.clone(), hubs.collect(), Vec::new())
     }
 
     fn hub(&self, hub: &PlanHub, key: &PrivateKey) -> Config {
@@ -83,34 +97,14 @@ impl Cut<'_> {
             private_key: Some(key.clone()),
             listen: Listen { address: None, port: hub.endpoint.port() },
         });
-        let members = self.members.iter().map(|(member, key)| Peer {
-            name: member.name.clone(),
-            public_key: key.public(),
-            slot: None,
-            allowed_ips: member.allowed_ips.clone(),
-            endpoint: None,
-            preshared_key: None,
-            persistent_keepalive: None,
-        });
         // A hub knows nothing of the other hubs: nodes have a session with each, and choose.
-        let overlay = self.overlay(Some(&hub.name));
-        self.config(role, overlay, Vec::new(), self.peers().chain(members).collect())
-    }
-
-    fn peers(&self) -> impl Iterator<Item = Peer> {
-        self.nodes.iter().map(|(node, slot, key)| Peer {
-            name: node.name.clone(),
-            public_key: key.public(),
-            slot: Some(*slot),
-            allowed_ips: Vec::new(),
-            endpoint: node.endpoint.clone(),
-            preshared_key: None,
-            persistent_keepalive: None,
-        })
+        let mut overlay = self.overlay.clone();
+        overlay.routes.retain(|route| route.via == hub.name);
+        self.config(role, overlay, Vec::new(), self.plain_members())
     }
 
     fn hub_names(&self) -> String {
-        self.hubs.iter().map(|(hub, _)| hub.name.as_str()).collect::<Vec<_>>().join(", ")
+        self.hubs.iter().map(|(hub, ..)| hub.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
     fn node_header(&self, node: &PlanNode, slot: Slot) -> String {
@@ -155,7 +149,7 @@ impl Cut<'_> {
         file: &str,
         member: &PlanMember,
         key: &PrivateKey,
-        (hub, hub_key): (&PlanHub, &PrivateKey),
+        (hub, hub_key): (&PlanHub, PublicKey),
     ) -> Zeroizing<String> {
         let overlay = self.plan.overlay;
         let mut text = Zeroizing::new(String::with_capacity(4096));
@@ -189,30 +183,28 @@ impl Cut<'_> {
         let routes =
             routes.filter(|cidr| !member.allowed_ips.iter().any(|net| crate::network::overlap(*net, *cidr)));
         let allowed: Vec<_> = std::iter::once(overlay).chain(routes).map(|net| net.to_string()).collect();
-        _ = writeln!(
-            text,
-            "\n[Peer]\n# {}\nPublicKey = {}\nEndpoint = {}",
-            hub.name,
-            hub_key.public(),
-            hub.endpoint
-        );
+        _ = writeln!(text, "\n[Peer]\n# {}\nPublicKey = {}\nEndpoint = {}", hub.name, hub_key, hub.endpoint);
         _ = writeln!(text, "AllowedIPs = {}\nPersistentKeepalive = {KEEPALIVE}", allowed.join(", "));
         text
+    }
+
+    fn pack(&self, files: &mut Vec<PackFile>, header: &str, config: &Config) {
+        let folder = config.name();
+        let mut add = |path: &str, contents, secret| {
+            files.push(PackFile { path: format!("{folder}/{path}"), contents, secret });
+        };
+        add("config.toml", Zeroizing::new(format!("{header}{}", config.to_toml())), false);
+        for key in config.key_files() {
+            add(&key.path, key.contents, true);
+        }
+        add(RECORDS_FILE, Zeroizing::new(self.records.clone()), false);
     }
 }
 
 fn start(command: &str, name: &str) -> String {
     format!(
         "# Copy this folder to that machine, keep {name}.key to its owner (mode 0600), and start it:\n\
-         #     overlay-gw {command} --config {name}/config.toml\n\n"
+         #     overlay-gw {command} --config {name}/config.toml\n\
+         # {RECORDS_FILE} holds the other members, signed. Later ones come through the overlay, or by `overlay-gw peer add`.\n\n"
     )
-}
-
-fn pack(files: &mut Vec<PackFile>, header: &str, config: &Config) {
-    let folder = config.name();
-    let contents = Zeroizing::new(format!("{header}{}", config.to_toml()));
-    files.push(PackFile { path: format!("{folder}/config.toml"), contents, secret: false });
-    for key in config.key_files() {
-        files.push(PackFile { path: format!("{folder}/{}", key.path), contents: key.contents, secret: true });
-    }
 }

@@ -27,23 +27,27 @@ pub enum Command {
     )]
     Up(UpArgs),
     /// Run a hub, where nodes meet. Needs no adapter and no privileges
-    #[command(after_help = "Example:\n  overlay-gw hub --config hub-a/config.toml")]
+    #[command(
+        after_help = "Examples:\n  overlay-gw hub --config hub-a/config.toml\n  overlay-gw hub drain      before maintenance: nodes leave it without losing a packet"
+    )]
     Hub(HubArgs),
     /// Cut an overlay into slots and write one ready configuration per node and hub
     #[command(
-        after_help = "Example:\n  overlay-gw plan --overlay 172.16.8.0/24 --node cluster-1=56 --node cluster-2=64 --node cluster-3=72 \\\n    --hub hub-a=198.51.100.1:51820 --route 172.16.0.0/24=hub-a --dns 172.16.0.1 --out packs/"
+        after_help = "Example:\n  overlay-gw plan --overlay 172.16.8.0/24 --node cluster-1=56 --node cluster-2=64 --node cluster-3=72 \\\n    --hub hub-a=198.51.100.1:51820 --route 172.16.0.0/24=hub-a --dns 172.16.0.1 --out packs/\n\nThe folder holds the overlay's signing key: keep it. Later:\n  overlay-gw plan add-node --out packs/ --node cluster-4=80\n  overlay-gw plan revoke --out packs/ --node cluster-2"
     )]
     Plan(PlanArgs),
     /// Show how the service, its peers and its listeners are
     #[command(
-        after_help = "Examples:\n  overlay-gw status\n  overlay-gw status --json | jq .state\n\nExit codes: 0 ok, 1 degraded, 2 down, 3 no service runs"
+        after_help = "Examples:\n  overlay-gw status\n  overlay-gw status --watch\n  overlay-gw status --json | jq .state\n\nExit codes: 0 ok, 1 degraded, 2 down, 3 no service runs"
     )]
-    Status,
+    Status(StatusArgs),
     /// Add, remove or list the addresses of this node's slot that are live
     #[command(after_help = "Examples:\n  overlay-gw listener add 172.16.8.59\n  overlay-gw listener list")]
     Listener(ListenerArgs),
-    /// List the peers
-    #[command(after_help = "Example:\n  overlay-gw peer list --json")]
+    /// List the peers; take members in or out while the service runs
+    #[command(
+        after_help = "Examples:\n  overlay-gw peer list --json\n  overlay-gw peer add cluster-4.record\n  overlay-gw peer remove cluster-2.record"
+    )]
     Peer(PeerArgs),
     /// Apply a changed configuration file without touching what did not change
     #[command(after_help = "Example:\n  overlay-gw reload")]
@@ -109,17 +113,47 @@ pub struct UpArgs {
     pub persist: bool,
 }
 
+/// `status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Show it again each second until Ctrl-C; with --json one line each time
+    #[arg(long)]
+    pub watch: bool,
+}
+
 /// `hub`.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct HubArgs {
+    /// A command to the hub that runs
+    #[command(subcommand)]
+    pub action: Option<HubAction>,
     /// UDP port, or address and port, to listen on
     #[arg(long, value_name = "[ADDR:]PORT")]
     pub listen: Option<String>,
 }
 
+/// A command to the hub that runs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum HubAction {
+    /// Ask every node to leave this hub for another one, before it is stopped. It goes on serving those that cannot
+    #[command(
+        after_help = "Examples:\n  overlay-gw hub drain\n  overlay-gw hub drain --stop      it may be used again"
+    )]
+    Drain {
+        /// Take it back: the hub may be used again
+        #[arg(long)]
+        stop: bool,
+    },
+}
+
 /// `plan`.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct PlanArgs {
+    /// A later change to a plan
+    #[command(subcommand)]
+    pub action: Option<PlanAction>,
     /// The overlay network
     #[arg(long, value_name = "CIDR", default_value = "172.16.8.0/24")]
     pub overlay: String,
@@ -142,8 +176,40 @@ pub struct PlanArgs {
     #[arg(long = "dns", value_name = "ADDRESS")]
     pub dns: Vec<String>,
     /// Folder for the packs; nothing in it is overwritten
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "DIR", required = true)]
+    pub out: Option<PathBuf>,
+}
+
+/// A later change to a plan.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PlanAction {
+    /// One node more: its pack, and the signed record that the others learn it by
+    #[command(
+        after_help = "Examples:\n  overlay-gw plan add-node --out packs/ --node cluster-4=80\n  overlay-gw peer add packs/cluster-4.record      on a hub: the others learn it from there\n\nA machine that was rebuilt gets a new key, and the old one is revoked:\n  overlay-gw plan add-node --out packs/ --node cluster-2=64 --replace"
+    )]
+    AddNode {
+        /// Folder of the plan: it holds the signing key and the records
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// The node and its slot; with an endpoint when others can reach it directly
+        #[arg(long, value_name = "NAME=SLOT[@HOST:PORT]")]
+        node: String,
+        /// It takes the place of the node with that name or slot
+        #[arg(long)]
+        replace: bool,
+    },
+    /// End the membership of a node or hub: the signed record that its sessions end by
+    #[command(
+        after_help = "Example:\n  overlay-gw plan revoke --out packs/ --node cluster-2\n  overlay-gw peer remove packs/cluster-2.record      on a hub: the others learn it from there"
+    )]
+    Revoke {
+        /// Folder of the plan: it holds the signing key and the records
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// The member's name
+        #[arg(long, value_name = "NAME")]
+        node: String,
+    },
 }
 
 /// `listener`.
@@ -184,6 +250,18 @@ pub struct PeerArgs {
 pub enum PeerAction {
     /// Show the peers
     List,
+    /// Take in members: signed records that `plan add-node` wrote
+    Add {
+        /// The file, or - for standard input
+        #[arg(value_name = "RECORD-FILE|-")]
+        file: PathBuf,
+    },
+    /// End memberships: signed records that `plan revoke` wrote. Their sessions end
+    Remove {
+        /// The file, or - for standard input
+        #[arg(value_name = "RECORD-FILE|-")]
+        file: PathBuf,
+    },
 }
 
 /// `service`.

@@ -1,27 +1,63 @@
 //! The commands that speak to the running service.
 
-use crate::cli::{Global, ListenerAction, ListenerArgs, PeerAction, PeerArgs};
-use crate::control::{Request, client};
+use crate::cli::{Global, ListenerAction, ListenerArgs, PeerAction, PeerArgs, StatusArgs};
+use crate::config_file;
+use crate::control::{MAX_RECORDS, Request, client};
 use crate::exit::{self, Failure};
+use crate::members::RecordOutcome;
 use crate::status::{self, Listener, PeerLine, State, Status};
+use overlay_config::membership::{RecordLines, SignedRecord};
 use overlay_platform::os::places;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The largest file of records that is read, in bytes: every member of the largest overlay, with its comment.
+const MAX_RECORDS_FILE: u64 = 32 << 20;
+
+/// Between two looks of `status --watch`.
+const WATCH_PACE: Duration = Duration::from_secs(1);
 
 /// `status`
 ///
 /// # Errors
 /// When no service answers.
-pub fn status(args: &Global) -> Result<u8, Failure> {
-    let value = ask(args, Request::Status)?;
-    let status: Status = read(value.clone())?;
-    print(args, &value, || status::render(&status));
-    Ok(match status.state {
-        State::Ok => exit::OK,
-        State::Degraded => exit::DEGRADED,
-        State::Down => exit::DOWN,
-    })
+pub fn status(args: &StatusArgs, global: &Global) -> Result<u8, Failure> {
+    loop {
+        let value = ask(global, Request::Status)?;
+        let status: Status = read(value.clone())?;
+        // Home, and what was there before is cleared (ECMA-48, CUP and ED).
+        let clear = if args.watch && !global.json { "\x1b[H\x1b[J" } else { "" };
+        print(global, &value, || format!("{clear}{}", status::render(&status)));
+        if !args.watch {
+            return Ok(match status.state {
+                State::Ok => exit::OK,
+                State::Degraded => exit::DEGRADED,
+                State::Down => exit::DOWN,
+            });
+        }
+        std::thread::sleep(WATCH_PACE);
+    }
+}
+
+/// `hub drain`
+///
+/// # Errors
+/// When no service answers, or it is no hub.
+pub fn drain(drain: bool, global: &Global) -> Result<u8, Failure> {
+    let value = ask(global, Request::Drain { drain })?;
+    print(global, &value, || {
+        let told = value.get("told").and_then(Value::as_u64).unwrap_or_default();
+        match drain {
+            true => format!(
+                "{told} nodes are asked to leave; `overlay-gw status` shows what still goes through here\n"
+            ),
+            false => format!("{told} nodes are told that this hub may be used again\n"),
+        }
+    });
+    Ok(exit::OK)
 }
 
 /// `listener`
@@ -49,13 +85,78 @@ pub fn listener(args: &ListenerArgs, global: &Global) -> Result<u8, Failure> {
 /// `peer`
 ///
 /// # Errors
-/// When no service answers.
+/// When no service answers; a file that holds no records, or records that the service refuses: then it has changed nothing.
 pub fn peer(args: &PeerArgs, global: &Global) -> Result<u8, Failure> {
-    let PeerAction::List = args.action;
-    let value = ask(global, Request::PeerList)?;
-    let peers: Vec<PeerLine> = read(value.clone())?;
-    print(global, &value, || status::render_peers(&peers));
+    match &args.action {
+        PeerAction::List => {
+            let value = ask(global, Request::PeerList)?;
+            let peers: Vec<PeerLine> = read(value.clone())?;
+            print(global, &value, || status::render_peers(&peers));
+        }
+        PeerAction::Add { file } => hand_over(file, global, |records| Request::PeerAdd { records })?,
+        PeerAction::Remove { file } => hand_over(file, global, |records| Request::PeerRemove { records })?,
+    }
     Ok(exit::OK)
+}
+
+/// Hands the signed records of a file to the service.
+fn hand_over(file: &Path, global: &Global, request: impl Fn(Vec<String>) -> Request) -> Result<(), Failure> {
+    let records: Vec<String> = records(file)?.iter().map(ToString::to_string).collect();
+    let mut all = serde_json::Map::new();
+    for part in records.chunks(MAX_RECORDS) {
+        // Each part is taken whole or not at all, and taking one twice changes nothing: after a refusal the file can be handed over again.
+        let Value::Object(answer) = ask(global, request(part.to_vec()))? else { continue };
+        for (name, value) in answer {
+            match (all.get_mut(&name), value) {
+                (Some(Value::Array(list)), Value::Array(more)) => list.extend(more),
+                (_, value) => _ = all.insert(name, value),
+            }
+        }
+    }
+    let value = Value::Object(all);
+    let outcomes: Vec<RecordOutcome> = read(value.get("records").cloned().unwrap_or_default())?;
+    print(global, &value, || outcomes.iter().map(in_words).collect());
+    Ok(())
+}
+
+fn in_words(outcome: &RecordOutcome) -> String {
+    let RecordOutcome { name, kind, serial, .. } = outcome;
+    let slot = outcome.slot.as_ref().map(|slot| format!(", slot {slot}")).unwrap_or_default();
+    let what = match (outcome.outcome.as_str(), outcome.revoked, &outcome.replaced) {
+        ("known", ..) => "was known already".to_owned(),
+        (_, true, _) => "is a member no more".to_owned(),
+        (_, false, Some(old)) => format!("is a member, in the place of {old}"),
+        (_, false, None) => "is a member".to_owned(),
+    };
+    format!("{kind} {name}{slot}, serial {serial}: {what}\n")
+}
+
+/// The signed records of a file, or of standard input for `-`.
+fn records(file: &Path) -> Result<Vec<SignedRecord>, Failure> {
+    let from_input = file == Path::new("-");
+    let name = if from_input { "standard input".to_owned() } else { file.display().to_string() };
+    let fix = "name a file that `overlay-gw plan add-node` or `overlay-gw plan revoke` wrote: NAME.record";
+    let mut bytes = Vec::new();
+    // One byte more than can be meant tells that there is more.
+    let (most, input) = (MAX_RECORDS_FILE + 1, &mut bytes);
+    let read = if from_input {
+        std::io::stdin().lock().take(most).read_to_end(input)
+    } else {
+        std::fs::File::open(file).and_then(|open| open.take(most).read_to_end(input))
+    };
+    read.map_err(|error| Failure::bad_input(format!("{name}: {}", config_file::in_words(&error)), fix))?;
+    if bytes.len() as u64 == most {
+        return Err(Failure::bad_input(format!("{name} is too large for a file of records"), fix));
+    }
+    let lines = RecordLines::parse(&bytes);
+    if !lines.bad.is_empty() {
+        let bad: Vec<_> = lines.bad.iter().take(5).map(|bad| format!("{name}: {bad}")).collect();
+        return Err(Failure::bad_input(bad.join("\n"), fix));
+    }
+    if lines.records.is_empty() {
+        return Err(Failure::bad_input(format!("{name} holds no record"), fix));
+    }
+    Ok(lines.records.into_iter().map(|(_, record)| record).collect())
 }
 
 /// `reload`

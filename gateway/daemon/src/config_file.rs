@@ -2,6 +2,8 @@
 
 use crate::cli::Global;
 use crate::exit::Failure;
+use crate::state::or_empty;
+use overlay_config::membership::RECORDS_FILE;
 use overlay_config::{Config, FileError, FileText, Files, HostFacts, Overrides, Source};
 use overlay_platform::os::{self, places};
 use parking_lot::Mutex;
@@ -84,15 +86,34 @@ impl Origin {
         }
     }
 
+    /// The signed records beside the file, as they lie there; none when there are none.
+    ///
+    /// # Errors
+    /// When there is such a file and it cannot be read.
+    pub fn records(&self) -> (PathBuf, std::io::Result<Vec<u8>>) {
+        let path = self.path.with_file_name(RECORDS_FILE);
+        let bytes = or_empty(std::fs::read(&path));
+        (path, bytes)
+    }
+
     fn may_be_absent(&self) -> bool {
         !self.named && self.kind == Kind::Node && self.overrides.slot.is_some()
     }
 }
 
-/// Key files, relative to the folder of the configuration.
-struct Folder {
+/// Key files, relative to the folder of the configuration, or to that of a plan.
+#[derive(Debug)]
+pub struct Folder {
     path: PathBuf,
     read: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl Folder {
+    /// The files of `path`.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, read: Arc::default() }
+    }
 }
 
 impl Files for Folder {

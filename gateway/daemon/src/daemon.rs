@@ -6,15 +6,20 @@ use crate::control::Request;
 use crate::control::server::{Call, ControlSocket};
 use crate::control::{client, leaf};
 use crate::exit::Failure;
+use crate::gossip::Gossip;
+use crate::members::{Members, NetworkOutcome, RecordOutcome};
 use crate::node::NodeSide;
 use crate::random;
 use crate::resolve;
-use crate::service::{Event, Notice, Notices};
+use crate::service::{HostEvent, Notice, Notices};
 use crate::state::StateFolder;
 use crate::status::{Facts, Listener, Status, Warning};
 use crate::workers::{Queue, Spread, Workers};
+use overlay_config::membership::{Merge, SignedRecord};
 use overlay_config::{Config, HostFacts, PrivateKey};
-use overlay_engine::{Engine, EngineSettings, Output};
+use overlay_engine::control::MAX_MESSAGE;
+use overlay_engine::peer::{PeerKind, PeerSettings};
+use overlay_engine::{Engine, EngineSettings, Event, Output};
 use overlay_platform::HostNet as _;
 use overlay_platform::Transport as _;
 use overlay_platform::os::{TunDevice, UdpTransport, connect_host};
@@ -37,11 +42,24 @@ const REVIVAL_PACE: Duration = Duration::from_secs(1);
 /// What was taken from the device is put back at most this often: somebody may take it away again each time.
 const MENDING_PACE: Duration = Duration::from_secs(1);
 
+/// Signed records that came through the overlay are written down at most this often.
+const KEEPING_PACE: Duration = Duration::from_secs(1);
+
+/// The host's own addresses in the underlay are looked up this often.
+const LEARNING_PACE: Duration = Duration::from_secs(10);
+
+/// Messages about signed records that are sent at once, ten times a second.
+const GOSSIP_AT_ONCE: usize = 64;
+
 /// What has been read and checked, with nothing changed on the host but locks and sockets taken.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The configuration.
+    /// The configuration in force: the file, and the members that signed records name.
     pub config: Config,
+    /// The file.
+    pub file: Config,
+    /// The signed records.
+    pub members: Members,
     /// Where it came from.
     pub origin: Origin,
     /// Name of the instance.
@@ -119,7 +137,10 @@ impl Prepared {
             tracing::warn!("{}", warning.text);
             warnings.push(warning);
         }
-        Ok(Self { config, origin, instance, state, key, transport, warnings, control, lock })
+        let mut members = Members::open(&config, &origin, &state);
+        let file = config;
+        let config = members.apply(&file);
+        Ok(Self { config, file, members, origin, instance, state, key, transport, warnings, control, lock })
     }
 }
 
@@ -135,7 +156,11 @@ enum End {
 /// A running node or hub.
 #[derive(Debug)]
 pub struct Daemon {
+    /// In force: the file, and the members that signed records name.
     config: Config,
+    file: Config,
+    members: Members,
+    gossip: Gossip,
     origin: Origin,
     instance: String,
     state: StateFolder,
@@ -163,7 +188,9 @@ pub async fn run(
     node: Option<NodeSide>,
     persist: bool,
 ) -> Result<u8, Failure> {
-    let Prepared { config, origin, instance, state, transport, warnings, control, lock, .. } = prepared;
+    let Prepared {
+        config, file, members, origin, instance, state, transport, warnings, control, lock, ..
+    } = prepared;
     let (calls, mut called) = mpsc::channel::<Call>(CALLS);
     let (failures, mut failed) = mpsc::unbounded_channel();
     let mut notices = Notices::new().map_err(anyhow::Error::from)?;
@@ -177,6 +204,9 @@ pub async fn run(
     let mut daemon = Daemon {
         resolver: tokio::task::spawn_local(resolve::run(Arc::clone(&engine), resolve::named(&config))),
         config,
+        file,
+        members,
+        gossip: Gossip::default(),
         origin,
         instance,
         state,
@@ -204,6 +234,10 @@ pub async fn run(
     revival.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut mending = tokio::time::interval(MENDING_PACE);
     mending.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut keeping = tokio::time::interval(KEEPING_PACE);
+    keeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut learning = tokio::time::interval(LEARNING_PACE);
+    learning.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut due = daemon.engine.poll_timeout(Instant::now());
     let end = loop {
         // Kept from round to round: what happens often (requests, address changes) must not put off what is due.
@@ -228,8 +262,11 @@ pub async fn run(
             Some(what) = failed.recv() => daemon.lost(what),
             _ = revival.tick(), if daemon.workers.is_none() => daemon.revive().await,
             _ = mending.tick(), if daemon.node.as_ref().is_some_and(NodeSide::is_unsettled) => daemon.mend().await,
+            _ = learning.tick() => daemon.learn_addresses().await,
+            _ = keeping.tick(), if daemon.members.is_unkept() => daemon.members.keep(),
             () = tokio::time::sleep_until(due.into()) => {
                 daemon.tick(&mut out);
+                daemon.handle_events(&mut out).await;
                 due = daemon.engine.poll_timeout(Instant::now());
             }
             _ = clock.tick() => {
@@ -308,6 +345,19 @@ impl Daemon {
                 self.relearn().await;
                 Ok(json!(removed?))
             }
+            Request::PeerAdd { records } => self.records_handed_over(&records, false).await,
+            Request::PeerRemove { records } => self.records_handed_over(&records, true).await,
+            Request::Drain { drain } => {
+                if self.config.node().is_some() {
+                    return Err(Failure::bad_input(
+                        "a node has nobody to be left by",
+                        "ask a hub's service, with --control PATH",
+                    ));
+                }
+                self.engine.set_draining(drain);
+                let told = self.engine.peers().iter().filter(|peer| peer.link.speaks).count();
+                Ok(json!({ "draining": drain, "told": told }))
+            }
             Request::Reload => self.reload().await,
             // Served by the event loop, which it ends.
             Request::Down => Ok(Value::Null),
@@ -330,6 +380,7 @@ impl Daemon {
                 .warnings
                 .iter()
                 .cloned()
+                .chain(self.members.warnings())
                 .chain(self.node.iter().flat_map(NodeSide::warnings))
                 .collect(),
             listen_port: self.transport.local_port(),
@@ -395,7 +446,7 @@ impl Daemon {
         // A thread's own failure leaves the device alone: it keeps its carrier.
         if let Some(node) = self.node.as_mut().filter(|_| what == "device") {
             node.close();
-            crate::service::tell(Event::AdapterLost, &self.instance);
+            crate::service::tell(HostEvent::AdapterLost, &self.instance);
         }
     }
 
@@ -407,7 +458,7 @@ impl Daemon {
             return;
         }
         if self.workers.is_none() {
-            crate::service::tell(Event::PathRestored, &self.instance);
+            crate::service::tell(HostEvent::PathRestored, &self.instance);
         }
         self.relearn().await;
         if let Err(failure) = self.start_workers() {
@@ -426,14 +477,170 @@ impl Daemon {
     }
 
     async fn reload(&mut self) -> Result<Value, Failure> {
-        let config = self.origin.load(&host_facts().await?)?;
-        let fixed = fixed_changes(&self.config, &config);
+        let file = self.origin.load(&host_facts().await?)?;
+        let fixed = fixed_changes(&self.file, &file);
         if !fixed.is_empty() {
             return Err(Failure::bad_input(
                 format!("{} cannot change while the service runs", fixed.join(", ")),
                 "put the old value back, or restart the service (with --persist the adapter stays)",
             ));
         }
+        let before = self.members.clone();
+        self.members.reopen(&file, &self.origin);
+        let config = self.members.apply(&file);
+        let changed = match self.put_in_force(config).await {
+            Ok(changed) => changed,
+            Err(failure) => {
+                self.members = before;
+                self.members.keep();
+                return Err(failure);
+            }
+        };
+        // What the old file was warned of goes; what was found at the start (the clock) stays.
+        let old: Vec<Warning> = self.file.warnings.iter().map(Warning::from).collect();
+        self.warnings.retain(|warning| !old.contains(warning));
+        self.warnings.extend(file.warnings.iter().map(Warning::from));
+        self.file = file;
+        Ok(json!({ "changed": changed }))
+    }
+
+    /// `peer add` and `peer remove`: signed records in base64.
+    async fn records_handed_over(&mut self, records: &[String], remove: bool) -> Result<Value, Failure> {
+        let bad = |why: String| Failure::bad_input(why, "hand over a file that `overlay-gw plan` wrote");
+        let records = records.iter().enumerate().map(|(index, text)| {
+            text.parse::<SignedRecord>().map_err(|why| bad(format!("record {}: {why}", index + 1)))
+        });
+        let records = records.collect::<Result<Vec<_>, _>>()?;
+        let revoked = |record: &SignedRecord| record.record().revoked;
+        if remove && !records.iter().all(revoked) {
+            return Err(Failure::bad_input(
+                "a record here makes a member and does not end one, and nothing was changed",
+                "remove takes the record that `overlay-gw plan revoke` wrote; a member is taken in by `overlay-gw peer add`",
+            ));
+        }
+        if !remove && records.iter().all(revoked) {
+            return Err(Failure::bad_input(
+                "no record here makes a member, and nothing was changed",
+                "add takes the record that `overlay-gw plan add-node` wrote; one that ends a membership is for `overlay-gw peer remove`",
+            ));
+        }
+        let outcomes: Vec<RecordOutcome> = self.members.add(&records)?;
+        for record in &records {
+            self.spread(&record.to_bytes(), None);
+        }
+        self.tell_now();
+        let config = self.members.apply(&self.file);
+        let changed = self.put_in_force(config).await?;
+        Ok(json!({ "records": outcomes, "changed": changed }))
+    }
+
+    /// Takes in signed records that other gateways handed on, and puts in force what follows.
+    async fn records_arrived(&mut self, records: &[([u8; 32], Vec<u8>)]) {
+        let bytes: Vec<&[u8]> = records.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+        let outcomes = self.members.merge_from_network(&bytes);
+        for (outcome, (from, bytes)) in outcomes.iter().zip(records) {
+            if let NetworkOutcome::Merged(Merge::New | Merge::Newer { .. }) = outcome {
+                self.spread(bytes, Some(from));
+            }
+        }
+        let config = self.members.apply(&self.file);
+        if config == self.config {
+            return;
+        }
+        self.tell_now();
+        match self.put_in_force(config).await {
+            Ok(changed) => tracing::info!(?changed, "signed records are in force"),
+            Err(failure) => tracing::warn!("{failure}"),
+        }
+    }
+
+    /// Hands a record on to everybody who keeps records, but for whom it came from.
+    fn spread(&mut self, record: &[u8], from: Option<&[u8; 32]>) {
+        let peers = self.engine.peers();
+        let keepers = peers.iter().filter(|peer| peer.link.speaks && self.is_gossip(&peer.peer.settings));
+        let keys = keepers.map(|peer| peer.peer.settings.public_key).filter(|key| Some(key) != from);
+        let keys: Vec<_> = keys.collect();
+        self.gossip.spread(keys.into_iter(), record);
+    }
+
+    /// Records go between hubs and nodes; between nodes they would only come twice.
+    fn is_gossip(&self, peer: &PeerSettings) -> bool {
+        self.config.node().is_none() || peer.kind == PeerKind::Hub
+    }
+
+    /// What the engine has to tell.
+    async fn handle_events(&mut self, out: &mut Output) {
+        let mut records = Vec::new();
+        while let Some(event) = self.engine.poll_event() {
+            match event {
+                Event::PathChanged { peer, via, emergency } => {
+                    let via = via.as_deref().unwrap_or("direct");
+                    tracing::info!(peer, via, emergency, "path");
+                }
+                Event::HubChanged { hub, up } => tracing::info!(hub, up, "hub"),
+                Event::EndpointConfirmed { endpoint, .. } => tracing::debug!(%endpoint, "confirmed"),
+                Event::Greeted { public_key } => {
+                    let peers = self.engine.peers();
+                    let peer = peers.iter().find(|peer| peer.peer.settings.public_key == public_key);
+                    if let Some(book) = self.members.book()
+                        && peer.is_some_and(|peer| self.is_gossip(&peer.peer.settings))
+                    {
+                        self.gossip.greeted(book, public_key);
+                    }
+                }
+                Event::Membership { public_key, bytes } => {
+                    if let Some(book) = self.members.book() {
+                        let record = self.gossip.heard(book, public_key, &bytes);
+                        records.extend(record.map(|record| (public_key, record.to_vec())));
+                    }
+                }
+            }
+        }
+        if !records.is_empty() {
+            self.records_arrived(&records).await;
+        }
+        self.send_gossip(out);
+    }
+
+    /// Before the members change: whom a record puts out is told as well.
+    fn tell_now(&mut self) {
+        let mut out = Output::for_batch(GOSSIP_AT_ONCE * 2 * MAX_MESSAGE, GOSSIP_AT_ONCE);
+        self.send_gossip(&mut out);
+    }
+
+    fn send_gossip(&mut self, out: &mut Output) {
+        out.clear();
+        let mut sent = 0;
+        while sent < GOSSIP_AT_ONCE && out.net.room() > 2 * MAX_MESSAGE {
+            let Some((peer, bytes)) = self.gossip.next() else { break };
+            self.engine.send_membership(Instant::now(), &peer, &bytes, out);
+            sent += 1;
+        }
+        if let Err(error) = self.transport.send_batch(&out.net) {
+            tracing::debug!(%error, "underlay");
+        }
+    }
+
+    /// Tells the engine where in the underlay this host can be reached.
+    async fn learn_addresses(&self) {
+        if self.config.node().is_none() {
+            return;
+        }
+        let Ok(facts) = host_facts().await else { return };
+        let overlay = self.config.overlay.cidr;
+        let usable = facts.addresses.iter().filter(|(device, net)| {
+            let ip = net.addr();
+            *device != self.config.device.name
+                && !overlay.contains(&ip)
+                && !ip.is_loopback()
+                && !ip.is_link_local()
+        });
+        let port = self.transport.local_port();
+        self.engine.set_local_addresses(usable.map(|(_, net)| (net.addr(), port).into()).collect());
+    }
+
+    /// Brings host and engine from the configuration in force to another one; what changed, in words.
+    async fn put_in_force(&mut self, config: Config) -> Result<Vec<String>, Failure> {
         let mut changed = Vec::new();
         if let Some(node) = &mut self.node {
             match node.reconfigure(&config).await {
@@ -458,17 +665,16 @@ impl Daemon {
             self.resolver =
                 tokio::task::spawn_local(resolve::run(Arc::clone(&self.engine), resolve::named(&config)));
         }
-        // What the old file was warned of goes; what was found at the start (the clock) stays.
-        let old: Vec<Warning> = self.config.warnings.iter().map(Warning::from).collect();
-        self.warnings.retain(|warning| !old.contains(warning));
-        self.warnings.extend(config.warnings.iter().map(Warning::from));
         self.config = config;
-        Ok(json!({ "changed": changed }))
+        Ok(changed)
     }
 
     async fn stop(&mut self, end: End, persist: bool) -> Result<Value, Failure> {
         self.resolver.abort();
         self.workers = None;
+        if self.members.is_unkept() {
+            self.members.keep();
+        }
         let _ = self.state.note_clock(SystemTime::now());
         let Some(mut node) = self.node.take() else { return Ok(json!({ "removed": [], "kept": [] })) };
         node.close();

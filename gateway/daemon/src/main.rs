@@ -6,7 +6,9 @@ mod config_file;
 mod control;
 mod daemon;
 mod exit;
+mod gossip;
 mod hub;
+mod members;
 mod node;
 mod plan;
 mod random;
@@ -44,9 +46,12 @@ fn run(cli: &cli::Cli) -> Result<u8, Failure> {
     let global = &cli.global;
     match &cli.command {
         cli::Command::Up(args) => node::up(args, global),
-        cli::Command::Hub(args) => hub::run(args, global),
+        cli::Command::Hub(args) => match args.action {
+            Some(cli::HubAction::Drain { stop }) => client::drain(!stop, global),
+            None => hub::run(args, global),
+        },
         cli::Command::Plan(args) => plan::run(args, global),
-        cli::Command::Status => client::status(global),
+        cli::Command::Status(args) => client::status(args, global),
         cli::Command::Listener(args) => client::listener(args, global),
         cli::Command::Peer(args) => client::peer(args, global),
         cli::Command::Reload => client::reload(global),

@@ -2,6 +2,7 @@
 
 use crate::exit::Failure;
 use overlay_config::PrivateKey;
+use overlay_config::membership::RECORDS_FILE;
 use overlay_platform::os::{self, places};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -173,13 +174,60 @@ impl StateFolder {
         self.write_json(CLOCK, &Clock { version: 1, unix_s })
     }
 
-    fn write_json(&self, name: &str, value: &impl Serialize) -> std::io::Result<()> {
-        let (path, fresh) = (self.0.join(name), self.0.join(format!("{name}.tmp")));
-        let mut file = os::private_file().write(true).create(true).truncate(true).open(&fresh)?;
-        serde_json::to_writer(&mut file, value)?;
-        file.sync_all()?;
-        fs::rename(&fresh, &path)
+    /// The signed records that were kept, as they lie in the file.
+    ///
+    /// # Errors
+    /// When there is such a file and it cannot be read.
+    pub fn records(&self) -> std::io::Result<Vec<u8>> {
+        or_empty(fs::read(self.0.join(RECORDS_FILE)))
     }
+
+    /// Keeps signed records in the place of those before.
+    ///
+    /// # Errors
+    /// When the file cannot be written; then the one before is still there, whole.
+    pub fn set_records(&self, text: &str) -> std::io::Result<()> {
+        write_whole(&self.0, RECORDS_FILE, text.as_bytes())
+    }
+
+    /// Puts the signed records aside, under a name of their own, before others take their place.
+    pub fn set_records_aside(&self) {
+        let from = self.0.join(RECORDS_FILE);
+        let to = self.0.join(format!("{RECORDS_FILE}.skipped"));
+        if let Err(error) = fs::rename(&from, &to) {
+            tracing::warn!(%error, "{} cannot be put aside", from.display());
+        }
+    }
+
+    fn write_json(&self, name: &str, value: &impl Serialize) -> std::io::Result<()> {
+        write_whole(&self.0, name, &serde_json::to_vec(value)?)
+    }
+}
+
+/// The bytes of a file, none when it is not there.
+///
+/// # Errors
+/// Any other reason why they cannot be read.
+pub fn or_empty(read: std::io::Result<Vec<u8>>) -> std::io::Result<Vec<u8>> {
+    match read {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
+}
+
+/// Writes a file of `folder`, mode 0600, whole or not at all: whatever happens, the old or the new one is there.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let (path, fresh) = (folder.join(name), folder.join(format!("{name}.tmp")));
+    let mut file = os::private_file().write(true).create(true).truncate(true).open(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, &path)?;
+    // The name as well: without it, the old file may be back after a power failure. Not every system can do this.
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! What `status` says: the JSON that programs rely on, and a table for eyes.
 
 use overlay_config::{Config, Diagnostic, Mode};
-use overlay_engine::peer::PeerKind;
+use overlay_engine::control::HubId;
+use overlay_engine::peer::path::{Leg, Paths, Way, WayState};
+use overlay_engine::peer::{PeerIndex, PeerKind};
 use overlay_engine::{Engine, PeerStatus};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The version of the status JSON: fields may be added, not renamed.
 const VERSION: u32 = 1;
@@ -124,8 +126,53 @@ pub struct PeerLine {
     pub rx_packets: u64,
     /// See `rx_bytes`.
     pub tx_packets: u64,
-    /// `direct`, `via NAME`, or `none`.
+    /// `direct`, `via NAME` (sealed), `routed via NAME`, or `none`.
     pub path: String,
+    /// Every way to the peer that is known.
+    #[serde(default)]
+    pub paths: Vec<PathLine>,
+    /// Milliseconds there and back, on the path in use.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rtt_ms: Option<f64>,
+    /// The share of probes that is lost on the path in use, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub loss: Option<f64>,
+    /// How often the path has changed.
+    #[serde(default)]
+    pub path_changes: u64,
+    /// How many beats of one a second were lost, by the length of each outage of the path in use: whole seconds, rounded.
+    #[serde(default)]
+    pub missed_heartbeats: u64,
+    /// It has said hello: an overlay-gw that speaks control messages.
+    #[serde(default)]
+    pub speaks: bool,
+    /// A hub's member: datagrams and bytes that were forwarded for it, sealed.
+    #[serde(default)]
+    pub forwarded_packets: u64,
+    /// See `forwarded_packets`.
+    #[serde(default)]
+    pub forwarded_bytes: u64,
+}
+
+/// A way to a peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PathLine {
+    /// A hub's name, or `direct`.
+    pub via: String,
+    /// Of a direct path.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub endpoint: Option<String>,
+    /// Milliseconds there and back.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rtt_ms: Option<f64>,
+    /// The share of probes that is lost, 0 to 1.
+    pub loss: f64,
+    /// It carries.
+    pub up: bool,
+    /// Datagrams take it.
+    pub used: bool,
+    /// Its hub is to be left.
+    pub draining: bool,
 }
 
 /// Something that the operator should know.
@@ -141,9 +188,13 @@ pub struct Warning {
 
 impl From<&Diagnostic> for Warning {
     fn from(diagnostic: &Diagnostic) -> Self {
+        let Diagnostic { file, line, text, .. } = diagnostic;
         Self {
             code: diagnostic.code.to_owned(),
-            text: format!("{}:{}: {}", diagnostic.file, diagnostic.line, diagnostic.text),
+            text: match line {
+                0 => format!("{file}: {text}"),
+                _ => format!("{file}:{line}: {text}"),
+            },
             fix: diagnostic.fix.clone(),
         }
     }
@@ -178,6 +229,9 @@ impl Status {
         let config = facts.config;
         let slot = config.node().map(|node| node.slot);
         let public_key = |key| overlay_config::PublicKey(key).to_string();
+        let mut warnings = facts.warnings;
+        warnings.extend(redundancy(&peers));
+        warnings.extend(engine.is_draining().then(draining));
         Self {
             version: VERSION,
             role: if slot.is_some() { "node" } else { "hub" }.to_owned(),
@@ -228,10 +282,18 @@ impl Status {
                     rx_packets: status.link.rx_packets,
                     tx_packets: status.link.tx_packets,
                     path: path(status, &peers),
+                    rtt_ms: rtt(status, &peers),
+                    loss: loss(status, &peers),
+                    path_changes: status.link.paths.as_ref().map_or(0, Paths::changes),
+                    missed_heartbeats: status.link.paths.as_ref().map_or(0, Paths::missed_heartbeats),
+                    paths: paths(status, &peers, now),
+                    speaks: status.link.speaks,
+                    forwarded_packets: status.link.forwarded.0,
+                    forwarded_bytes: status.link.forwarded.1,
                 })
                 .collect(),
             drops: engine.drops().iter().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
-            warnings: facts.warnings,
+            warnings,
         }
     }
 }
@@ -248,7 +310,7 @@ fn state(peers: &[PeerStatus]) -> State {
     let (mut all, mut up) = (0, 0);
     for status in expected {
         all += 1;
-        up += usize::from(status.link.session);
+        up += usize::from(status.link.session || status.link.routed_via.is_some());
     }
     match up {
         up if up == all => State::Ok,
@@ -258,13 +320,138 @@ fn state(peers: &[PeerStatus]) -> State {
 }
 
 fn path(status: &PeerStatus, peers: &[PeerStatus]) -> String {
+    if let Some(hub) = status.link.routed_via.and_then(|hub| name(peers, hub)) {
+        return format!("routed via {hub}");
+    }
+    if let Some(paths) = &status.link.paths {
+        return match paths.current().filter(|_| status.link.session) {
+            Some(Way::Direct(_)) => "direct".to_owned(),
+            Some(Way::Via(hub)) => format!("via {}", name(peers, hub).unwrap_or("?")),
+            None => "none".to_owned(),
+        };
+    }
     if status.link.session {
         return "direct".to_owned();
     }
     let hub = peers.iter().find(|other| other.peer.settings.kind == PeerKind::Hub && other.link.session);
     match hub {
-        Some(hub) if status.peer.settings.kind == PeerKind::Node => format!("via {}", hub.peer.settings.name),
+        Some(hub) if status.peer.settings.kind == PeerKind::Node => {
+            format!("routed via {}", hub.peer.settings.name)
+        }
         _ => "none".to_owned(),
+    }
+}
+
+fn name(peers: &[PeerStatus], hub: PeerIndex) -> Option<&str> {
+    peers.iter().find(|peer| peer.peer.index == hub).map(|peer| peer.peer.settings.name.as_str())
+}
+
+/// Every way to a node, or the leg to a hub.
+fn paths(status: &PeerStatus, peers: &[PeerStatus], now: Instant) -> Vec<PathLine> {
+    if let Some(leg) = status.link.leg {
+        return vec![PathLine {
+            via: "direct".to_owned(),
+            endpoint: status.link.endpoint.map(|endpoint| endpoint.to_string()),
+            rtt_ms: leg.rtt.map(milliseconds),
+            loss: share(leg.loss),
+            up: leg.up,
+            used: true,
+            draining: leg.draining,
+        }];
+    }
+    let Some(paths) = &status.link.paths else { return Vec::new() };
+    let legs: Vec<Leg> = peers.iter().filter_map(leg).collect();
+    let line = |state: WayState| {
+        let used = status.link.session && paths.current() == Some(state.way);
+        let rtt_ms = state.rtt.map(milliseconds);
+        let WayState { up, draining, .. } = state;
+        match state.way {
+            Way::Direct(address) => {
+                let candidate = paths.candidates().iter().find(|candidate| candidate.address == address);
+                let loss = share(candidate.map_or(0.0, |candidate| candidate.prober.loss()));
+                let endpoint = Some(address.to_string());
+                PathLine { via: "direct".to_owned(), endpoint, rtt_ms, loss, up, used, draining }
+            }
+            Way::Via(hub) => {
+                let ours = peers.iter().find(|peer| peer.peer.index == hub).and_then(|peer| peer.link.leg);
+                let loss = share(ours.map_or(0.0, |leg| leg.loss));
+                let via = name(peers, hub).unwrap_or("?").to_owned();
+                PathLine { via, endpoint: None, rtt_ms, loss, up, used, draining }
+            }
+        }
+    };
+    paths.ways(now, &legs).map(line).collect()
+}
+
+/// A hub's leg, as paths want it.
+fn leg(hub: &PeerStatus) -> Option<Leg> {
+    let leg = hub.link.leg?;
+    Some(Leg {
+        hub: hub.peer.index,
+        id: HubId::of(&hub.peer.settings.public_key),
+        endpoint: hub.link.endpoint?,
+        up: leg.up && hub.link.session,
+        relays: true,
+        plain: false,
+        routed_only: false,
+        draining: leg.draining,
+        rtt: leg.rtt.unwrap_or_default(),
+        alive: None,
+    })
+}
+
+fn in_use<T>(status: &PeerStatus, peers: &[PeerStatus], of: impl Fn(PathLine) -> T) -> Option<T> {
+    paths(status, peers, Instant::now()).into_iter().find(|path| path.used).map(of)
+}
+
+fn rtt(status: &PeerStatus, peers: &[PeerStatus]) -> Option<f64> {
+    in_use(status, peers, |path| path.rtt_ms).flatten()
+}
+
+fn loss(status: &PeerStatus, peers: &[PeerStatus]) -> Option<f64> {
+    in_use(status, peers, |path| path.loss)
+}
+
+/// To microseconds.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
+}
+
+/// To a tenth of a per cent.
+fn share(loss: f32) -> f64 {
+    (f64::from(loss) * 1000.0).round() / 1000.0
+}
+
+/// What is to be known when the next fault would be one too many.
+fn redundancy(peers: &[PeerStatus]) -> Option<Warning> {
+    let hubs: Vec<&PeerStatus> =
+        peers.iter().filter(|peer| peer.peer.settings.kind == PeerKind::Hub).collect();
+    let stands =
+        |hub: &PeerStatus| hub.link.session && hub.link.leg.is_none_or(|leg| leg.up && !leg.draining);
+    let (up, down): (Vec<&PeerStatus>, Vec<&PeerStatus>) = hubs.iter().partition(|hub| stands(hub));
+    if hubs.len() < 2 || up.len() != 1 {
+        return None;
+    }
+    let names: Vec<_> = down.iter().map(|hub| hub.peer.settings.name.as_str()).collect();
+    let left = up.first().map_or("?", |hub| hub.peer.settings.name.as_str());
+    Some(Warning {
+        code: "one-hub-left".to_owned(),
+        text: format!(
+            "of {} hubs only {left} is left: without it nodes that have no direct path are cut off",
+            hubs.len()
+        ),
+        fix: format!(
+            "see why {} cannot be reached, or is to be left: `overlay-gw status` there",
+            names.join(", ")
+        ),
+    })
+}
+
+fn draining() -> Warning {
+    Warning {
+        code: "draining".to_owned(),
+        text: "this hub is to be left: its nodes were asked to use another one".to_owned(),
+        fix: "stop it when nothing goes through it any more, or take it back with `overlay-gw hub drain --stop`".to_owned(),
     }
 }
 
@@ -298,6 +485,10 @@ pub fn render(status: &Status) -> String {
         let _ = writeln!(text, "\n{}", render_listeners(&status.listeners).trim_end());
     }
     let _ = writeln!(text, "\n{}", render_peers(&status.peers).trim_end());
+    let alternatives = render_paths(&status.peers);
+    if !alternatives.is_empty() {
+        let _ = writeln!(text, "\n{}", alternatives.trim_end());
+    }
     let drops: Vec<_> =
         status.drops.iter().filter(|(_, n)| **n > 0).map(|(why, n)| format!("{why} {n}")).collect();
     if !drops.is_empty() {
@@ -315,8 +506,20 @@ pub fn render_peers(peers: &[PeerLine]) -> String {
     if peers.is_empty() {
         return "No hubs and no peers: this node is alone.\n".to_owned();
     }
-    let header =
-        ["PEER", "KIND", "OWNS", "ENDPOINT", "PATH", "HANDSHAKE", "RECEIVED", "SENT"].map(str::to_owned);
+    let header = [
+        "PEER",
+        "KIND",
+        "OWNS",
+        "ENDPOINT",
+        "PATH",
+        "RTT",
+        "LOSS",
+        "MISSED",
+        "HANDSHAKE",
+        "RECEIVED",
+        "SENT",
+    ]
+    .map(str::to_owned);
     let rows = peers.iter().map(|peer| {
         let owns: Vec<_> = peer.slot.iter().chain(&peer.networks).cloned().collect();
         [
@@ -325,12 +528,41 @@ pub fn render_peers(peers: &[PeerLine]) -> String {
             if owns.is_empty() { "-".to_owned() } else { owns.join(",") },
             peer.endpoint.clone().unwrap_or_else(|| "-".to_owned()),
             peer.path.clone(),
+            peer.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms")),
+            peer.loss.map_or_else(|| "-".to_owned(), |loss| format!("{:.1} %", loss * 100.0)),
+            if peer.kind == "node" { peer.missed_heartbeats.to_string() } else { "-".to_owned() },
             peer.handshake_age_s.map_or_else(|| "-".to_owned(), |age| format!("{} ago", duration(age))),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
         ]
     });
     table(std::iter::once(header).chain(rows))
+}
+
+/// The ways to each node that has several, as a table; empty when there is none.
+fn render_paths(peers: &[PeerLine]) -> String {
+    let header = ["TO", "BY", "RTT", "LOSS", "STATE"].map(str::to_owned);
+    let several = peers.iter().filter(|peer| peer.paths.len() > 1);
+    let rows = several.flat_map(|peer| {
+        peer.paths.iter().map(|path| {
+            let state = match (path.used, path.up, path.draining) {
+                (true, true, _) => "in use",
+                (true, false, _) => "in use, DOWN",
+                (false, true, true) => "to be left",
+                (false, true, false) => "up",
+                (false, false, _) => "down",
+            };
+            [
+                peer.name.clone(),
+                path.endpoint.clone().unwrap_or_else(|| path.via.clone()),
+                path.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms")),
+                format!("{:.1} %", path.loss * 100.0),
+                state.to_owned(),
+            ]
+        })
+    });
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() { String::new() } else { table(std::iter::once(header).chain(rows)) }
 }
 
 /// The listeners as a table.
@@ -392,7 +624,14 @@ mod tests {
     use super::*;
 
     fn sample() -> Status {
-        serde_json::from_value(serde_json::json!({
+        let node = serde_json::json!({"name": "cluster-2", "kind": "node", "public_key": "C=", "networks": [],
+            "endpoint": "198.51.100.1:51820", "session": true, "handshake_age_s": 41.2, "rx_bytes": 5,
+            "tx_bytes": 6, "rx_packets": 1, "tx_packets": 2, "path": "via hub-a", "rtt_ms": 31.0, "loss": 0.004,
+            "path_changes": 1, "missed_heartbeats": 1, "speaks": true,
+            "paths": [
+                {"via": "direct", "endpoint": "198.51.100.7:51820", "loss": 0.0, "up": false, "used": false, "draining": false},
+                {"via": "hub-a", "rtt_ms": 31.0, "loss": 0.004, "up": true, "used": true, "draining": false}]});
+        let mut status = serde_json::json!({
             "version": 1, "role": "node", "name": "cluster-1", "instance": "Overlay", "state": "degraded",
             "overlay": "172.16.8.0/24", "slot": "172.16.8.56/29", "gateway": "172.16.8.56", "address": "172.16.8.57",
             "uptime_s": 3725.0, "pid": 1, "public_key": "K=", "listen_port": 51820,
@@ -403,8 +642,9 @@ mod tests {
                 "tx_bytes": 456, "rx_packets": 1, "tx_packets": 2, "path": "direct"}],
             "drops": {"foreign_source": 2, "no_route": 0},
             "warnings": [{"code": "no_resolved", "text": "DNS is not set", "fix": "start systemd-resolved"}],
-        }))
-        .unwrap()
+        });
+        status["peers"].as_array_mut().unwrap().push(node);
+        serde_json::from_value(status).unwrap()
     }
 
     #[test]
@@ -420,8 +660,13 @@ LISTENER     ADDED BY
 172.16.8.59  overlay-gw listener add
 172.16.8.60  the host (cluster)
 
-PEER   KIND  OWNS           ENDPOINT            PATH    HANDSHAKE  RECEIVED  SENT
-hub-a  hub   172.16.0.0/24  198.51.100.1:51820  direct  41 s ago   1.2 MB    456 B
+PEER       KIND  OWNS           ENDPOINT            PATH       RTT      LOSS   MISSED  HANDSHAKE  RECEIVED  SENT
+hub-a      hub   172.16.0.0/24  198.51.100.1:51820  direct     -        -      -       41 s ago   1.2 MB    456 B
+cluster-2  node  -              198.51.100.1:51820  via hub-a  31.0 ms  0.4 %  1       41 s ago   5 B       6 B
+
+TO         BY                  RTT      LOSS   STATE
+cluster-2  198.51.100.7:51820  -        0.0 %  down
+cluster-2  hub-a               31.0 ms  0.4 %  in use
 
 Dropped: foreign_source 2
 

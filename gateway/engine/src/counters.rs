@@ -67,6 +67,20 @@ drop_reasons! {
     GatewayIgnored = "gateway_ignored",
     /// An answer of the gateway that its rate limit held back.
     RateLimited = "rate_limited",
+    /// From the host, to or from the addresses that only gateways use among themselves.
+    ReservedAddress = "reserved_address",
+    /// A control message that contradicts itself.
+    ControlMalformed = "control_malformed",
+    /// A control message of a later version, or of an unknown type.
+    ControlUnknown = "control_unknown",
+    /// A control message of a peer that has not said hello, or that is not for it to send.
+    ControlUnexpected = "control_unexpected",
+    /// To be forwarded, from an endpoint that no member has confirmed.
+    RelayUnconfirmed = "relay_unconfirmed",
+    /// To be forwarded, to a node that is not here.
+    RelayAbsent = "relay_absent",
+    /// To be forwarded, beyond what one member may.
+    RelayLimited = "relay_limited",
     /// No room in the batch.
     NoBuffer = "no_buffer",
 }

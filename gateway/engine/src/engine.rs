@@ -5,29 +5,36 @@
 //! shared by reference: peers and routes are one snapshot, loaded once per batch, and each peer has a lock that is
 //! taken once per run of packets.
 
+use crate::control;
 use crate::counters::{DropReason, Drops};
+use crate::event::{Event, Events};
 use crate::gateway::{Answer, Gateway, IcmpError};
 use crate::host_side::HostSide;
+use crate::label::{self, Holder, Label, Use};
 use crate::listener::{LiveAddresses, LiveNow, Liveness};
 use crate::output::Output;
 use crate::packet::ipv4::{self, Ipv4};
 use crate::packet::{DatagramBatch, PacketBatch};
-use crate::peer::tunnel::{Admission, HandshakeGuard, Identity, MIN_BUFFER, Opened, TICK};
+use crate::peer::path::Leg;
+use crate::peer::tunnel::{Admission, HandshakeGuard, Identity, MIN_BUFFER, Opened};
 use crate::peer::{LinkGuard, LinkStatus, Peer, PeerIndex};
+use crate::relay::{Forwarder, Seats};
+use crate::schedule::Schedule;
 use crate::sender::Sender;
 use crate::settings::{EngineSettings, RoleSettings};
 use crate::table::{Destination, Table};
 use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Instant;
 
 /// Handshakes a second that pass without a cookie: a base for strangers, and some for each member, all of whom may
 /// come at once after a hub's restart.
 const HANDSHAKES_BASE: u64 = 50;
-const HANDSHAKES_PER_PEER: u64 = 2;
+const HANDSHAKES_PER_PEER: u64 = 4;
 
 /// What `status` shows of a peer.
 #[derive(Clone, Debug)]
@@ -41,16 +48,34 @@ pub struct PeerStatus {
 /// The packet engine of one node or hub.
 #[derive(Debug)]
 pub struct Engine {
-    identity: Identity,
-    guard: ArcSwap<HandshakeGuard>,
-    table: ArcSwap<Table>,
+    pub(crate) identity: Identity,
+    pub(crate) guard: ArcSwap<HandshakeGuard>,
+    pub(crate) table: ArcSwap<Table>,
     live: LiveAddresses,
-    drops: Drops,
+    pub(crate) drops: Drops,
     /// Locked for the moment of one answer; packets that are only carried never come near it.
     gateway: Mutex<Gateway>,
     host_side: HostSide,
     seeds: Mutex<fastrand::Rng>,
-    last_guard_tick: Mutex<Instant>,
+    /// Drawn at the start: by it peers see that this engine is not the one before.
+    pub(crate) epoch: u64,
+    /// For the nonces of a hub.
+    pub(crate) secret: u64,
+    /// Counts the control messages that were sent.
+    pub(crate) sequence: AtomicU32,
+    /// A hub: the endpoints that members have confirmed.
+    pub(crate) seats: Seats,
+    /// A node: its legs to the hubs, as they were last found. A lock of the last order: nothing is locked while it is held.
+    pub(crate) legs: RwLock<Vec<Leg>>,
+    /// A hub that is to be left, and whether its members have yet to be told.
+    pub(crate) draining: AtomicBool,
+    pub(crate) notice: AtomicBool,
+    /// A node: the underlay's addresses of this host.
+    pub(crate) local: Mutex<Vec<SocketAddr>>,
+    pub(crate) events: Events,
+    /// Something has happened after which [`Engine::handle_timeout`] should not wait for its time.
+    pub(crate) soon: AtomicBool,
+    pub(crate) schedule: Mutex<Schedule>,
 }
 
 impl Engine {
@@ -63,7 +88,20 @@ impl Engine {
         let host_side = HostSide::new(&settings);
         let gateway = Mutex::new(Gateway::new(settings.overlay, gateway_slot(&settings)));
         let table = Table::new(settings, &identity, None, now, || seeds.u64(..));
+        // Never 0, which says that no epoch is known.
+        let (epoch, secret) = (seeds.u64(1..), seeds.u64(..));
         Self {
+            epoch,
+            secret,
+            sequence: AtomicU32::new(0),
+            seats: Seats::default(),
+            legs: RwLock::default(),
+            draining: AtomicBool::new(false),
+            notice: AtomicBool::new(false),
+            local: Mutex::default(),
+            events: Events::default(),
+            soon: AtomicBool::new(false),
+            schedule: Mutex::new(Schedule::new(now)),
             guard: ArcSwap::from_pointee(HandshakeGuard::new(&identity, handshake_limit(&table.settings))),
             identity,
             gateway,
@@ -72,7 +110,6 @@ impl Engine {
             drops: Drops::default(),
             host_side,
             seeds: Mutex::new(seeds),
-            last_guard_tick: Mutex::new(now),
         }
     }
 
@@ -86,7 +123,12 @@ impl Engine {
         if limit != handshake_limit(&before.settings) {
             self.guard.store(Arc::new(HandshakeGuard::new(&self.identity, limit)));
         }
+        for gone in before.peers().filter(|peer| !table.holds(peer)) {
+            self.give_back_labels(now, &before, &mut gone.link.lock());
+        }
+        self.replace_seats(&table);
         self.table.store(Arc::new(table));
+        self.soon.store(true, Relaxed);
     }
 
     /// This node's public key.
@@ -108,14 +150,63 @@ impl Engine {
     /// Tells the engine where a peer is (a name was resolved). Unknown keys are ignored, and so is an address inside
     /// the overlay.
     pub fn set_endpoint(&self, public_key: &[u8; 32], endpoint: SocketAddr) {
-        let table = self.table.load();
+        let (table, now) = (self.table.load(), self.schedule.lock().now());
         if let Some(peer) = table.by_key(public_key).filter(|_| !in_overlay(&table, endpoint)) {
             let mut link = peer.link.lock();
             if link.endpoint != Some(endpoint) {
-                link.endpoint = Some(endpoint);
-                link.tunnel.retry_now();
+                link.set_endpoint(now, Some(endpoint));
             }
         }
+    }
+
+    /// A node: the underlay's addresses of this host, with the port that datagrams arrive on. They are told to the other
+    /// nodes, which try them.
+    pub fn set_local_addresses(&self, addresses: Vec<SocketAddr>) {
+        *self.local.lock() = addresses;
+    }
+
+    /// A hub: whether it is to be left. Its members are told at once.
+    pub fn set_draining(&self, draining: bool) {
+        if self.draining.swap(draining, Relaxed) != draining {
+            self.notice.store(true, Relaxed);
+            self.soon.store(true, Relaxed);
+        }
+    }
+
+    /// A hub: whether it is to be left.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Sends signed records, or what is known of them, to a peer that has said hello: at most
+    /// [`MAX_MEMBERSHIP`](crate::control::MAX_MEMBERSHIP) bytes. The engine does not look inside. Whether it could be sent.
+    pub fn send_membership(
+        &self,
+        now: Instant,
+        public_key: &[u8; 32],
+        bytes: &[u8],
+        out: &mut Output,
+    ) -> bool {
+        let table = self.table.load();
+        let Some(peer) = table.by_key(public_key) else { return false };
+        let able = {
+            let link = peer.link.lock();
+            let speaks = link.talk.as_ref().is_some_and(|talk| talk.hello().is_some());
+            speaks && link.tunnel.has_session()
+        };
+        if !able || bytes.len() > control::MAX_MEMBERSHIP {
+            return false;
+        }
+        self.say(peer.index, &control::Message::Membership { bytes }, &mut out.relay);
+        self.send_relay(now, &table, out);
+        out.relay.clear();
+        true
+    }
+
+    /// The oldest event that nobody has taken yet.
+    pub fn poll_event(&self) -> Option<Event> {
+        self.events.pop()
     }
 
     /// Every drop with its reason.
@@ -152,6 +243,9 @@ impl Engine {
         out: &mut Output,
     ) {
         let Some(slot) = table.settings.slot() else { return };
+        if control::claims_to_be_one(packet) {
+            return self.drops.count(DropReason::ReservedAddress);
+        }
         let Some(ip) = self.parse(packet) else { return };
         let (source, destination, len) = (ip.source(), ip.destination(), ip.bytes().len());
         if let Some(to) = self.host_side.own_port_destination(&ip) {
@@ -218,14 +312,30 @@ impl Engine {
         let (table, guard) = (self.table.load(), self.guard.load());
         let view = View { now, table: &table, live: self.live.load() };
         let mut run: Option<(&Peer, LinkGuard<'_>)> = None;
+        let mut forwarder = Forwarder::new(&table, &self.seats, &self.drops);
+        let is_hub = table.settings.role == RoleSettings::Hub;
         for (from, datagram) in datagrams.iter() {
             if in_overlay(&table, from) {
                 self.drops.count(DropReason::EndpointInOverlay);
                 continue;
             }
+            if is_hub
+                && let Some(Holder::Node { ordinal, .. }) =
+                    label::receiver(datagram).map(|receiver| Label::of(receiver).holder())
+            {
+                run = None;
+                forwarder.forward(now, from, ordinal, datagram, &mut out.net);
+                continue;
+            }
             let mut reply = [0; MIN_BUFFER];
-            let peer = match guard.admit(&self.identity, from.ip(), datagram, &mut reply) {
-                Admission::Session(receiver) => table.by_receiver(receiver).ok_or(DropReason::NotWireguard),
+            let mut purpose = Use::Carries;
+            let source = self.source(&table, from, datagram);
+            let peer = match guard.admit(&self.identity, source, datagram, &mut reply) {
+                Admission::Session(receiver) => {
+                    let held = holder(&table, is_hub, receiver);
+                    purpose = held.map_or(purpose, |(_, purpose)| purpose);
+                    held.and_then(|(index, _)| table.peer(index)).ok_or(DropReason::NotWireguard)
+                }
                 Admission::Initiation(key) => table.by_key(&key).ok_or(DropReason::UnknownPeer),
                 Admission::Cookie(len) => {
                     out.net.push(from, reply.get(..len).unwrap_or_default());
@@ -243,13 +353,20 @@ impl Engine {
             };
             if run.as_ref().is_none_or(|(before, _)| before.index != peer.index) {
                 drop(run.take());
+                forwarder.release();
                 run = Some((peer, peer.link.lock()));
             }
-            if let Some((_, link)) = run.as_mut() {
-                self.peer_datagram(&view, peer, link, from, datagram, out);
+            let Some((_, link)) = run.as_mut() else { continue };
+            match purpose {
+                Use::Tries => self.direct_probe(now, link, from, datagram, out),
+                Use::Carries => {
+                    self.attach(now, &table, peer, link);
+                    self.peer_datagram(&view, peer, link, from, datagram, out);
+                }
             }
         }
-        drop(run);
+        drop((run, forwarder));
+        self.converse(now, &table, out);
         self.send_relay(now, &table, out);
     }
 
@@ -273,17 +390,24 @@ impl Engine {
             };
             let opened = link.tunnel.open(now, from.ip(), datagram, room.buffer());
             if let Opened::Packet(len) = opened {
-                link.heard(now, from);
-                link.received(len);
+                link.heard(now, from, &self.legs);
                 link.send_waiting(now, &mut out.net, &self.drops);
                 let packet = room.buffer().get_mut(..len).unwrap_or_default();
-                return match self.relayed(now, table, peer, packet, &mut out.scratch) {
+                if control::claims_to_be_one(packet) {
+                    if !out.inbox.push((peer.index, from), packet) {
+                        self.drops.count(DropReason::NoBuffer);
+                    }
+                    return self.after_datagram(now, peer, link, from, datagram, out);
+                }
+                link.received(len);
+                match self.relayed(now, table, peer, packet, &mut out.scratch) {
                     Verdict::Relay(to) => room.commit(to, len),
                     Verdict::Answer(len) => {
                         self.answer_peer(peer.index, len, out);
                     }
                     Verdict::Drop => {}
-                };
+                }
+                return self.after_datagram(now, peer, link, from, datagram, out);
             }
             if let Opened::Reply(len) = opened {
                 out.net.push(from, room.buffer().get(..len).unwrap_or_default());
@@ -297,11 +421,17 @@ impl Engine {
             let buffer = room.buffer().get_mut(head..).unwrap_or_default();
             let opened = link.tunnel.open(now, from.ip(), datagram, buffer);
             if let Opened::Packet(len) = opened {
-                link.heard(now, from);
-                link.received(len);
+                link.heard(now, from, &self.legs);
                 link.send_waiting(now, &mut out.net, &self.drops);
                 let packet = buffer.get_mut(..len).unwrap_or_default();
-                return match self.delivered(view, peer, packet, &mut out.scratch) {
+                if control::claims_to_be_one(packet) {
+                    if !out.inbox.push((peer.index, from), packet) {
+                        self.drops.count(DropReason::NoBuffer);
+                    }
+                    return self.after_datagram(now, peer, link, from, datagram, out);
+                }
+                link.received(len);
+                match self.delivered(view, peer, packet, &mut out.scratch) {
                     Delivery::Host(destination) => {
                         self.host_side.write_header(room.buffer(), destination);
                         room.commit((), head + len);
@@ -310,7 +440,8 @@ impl Engine {
                         self.answer_peer(to, len, out);
                     }
                     Delivery::Drop => {}
-                };
+                }
+                return self.after_datagram(now, peer, link, from, datagram, out);
             }
             if let Opened::Reply(len) = opened {
                 out.net.push(from, buffer.get(..len).unwrap_or_default());
@@ -322,7 +453,8 @@ impl Engine {
             // A cookie reply (type 3) says nothing about where the peer is.
             _ if datagram.first() == Some(&3) => {}
             _ => {
-                link.heard(now, from);
+                link.heard(now, from, &self.legs);
+                self.after_datagram(now, peer, link, from, datagram, out);
                 link.send_waiting(now, &mut out.net, &self.drops);
             }
         }
@@ -424,38 +556,13 @@ impl Engine {
         }
     }
 
-    fn send_relay(&self, now: Instant, table: &Table, out: &mut Output) {
+    pub(crate) fn send_relay(&self, now: Instant, table: &Table, out: &mut Output) {
         let mut sender = Sender::new(table, &self.drops);
         for (to, packet) in out.relay.iter() {
             if let Some(peer) = table.peer(to) {
                 sender.send(now, peer, packet, table.settings.mtu, &mut out.scratch, &mut out.net);
             }
         }
-    }
-
-    /// What is due at `now`: handshakes, keepalives, expiry; at most [`Engine::timeout_messages`] messages.
-    pub fn handle_timeout(&self, now: Instant, out: &mut Output) {
-        let mut last = self.last_guard_tick.lock();
-        if now.saturating_duration_since(*last) >= Duration::from_secs(1) {
-            self.guard.load().tick();
-            *last = now;
-        }
-        drop(last);
-        for peer in self.table.load().peers() {
-            peer.link.lock().tick(now, &mut out.net, &self.drops);
-        }
-    }
-
-    /// When [`Engine::handle_timeout`] is to be called next: boringtun has no next deadline, so at a fixed pace.
-    #[must_use]
-    pub fn poll_timeout(&self, now: Instant) -> Instant {
-        now + TICK
-    }
-
-    /// How many messages one [`Engine::handle_timeout`] can give back: the size that its [`Output`] needs.
-    #[must_use]
-    pub fn timeout_messages(&self) -> usize {
-        self.table.load().peers().count()
     }
 
     fn parse<'a>(&self, packet: &'a [u8]) -> Option<Ipv4<'a>> {
@@ -503,7 +610,16 @@ fn is_group(address: Ipv4Addr) -> bool {
     address.is_multicast() || address.is_broadcast() || address.is_unspecified()
 }
 
-fn in_overlay(table: &Table, endpoint: SocketAddr) -> bool {
+/// Whose session a receiver index names, and what that is for.
+fn holder(table: &Table, is_hub: bool, receiver: u32) -> Option<(PeerIndex, Use)> {
+    match (is_hub, Label::of(receiver).holder()) {
+        (true, Holder::Hub(index)) => Some((index, Use::Carries)),
+        (false, Holder::Node { local, .. }) => table.labels.holder(local),
+        _ => None,
+    }
+}
+
+pub(crate) fn in_overlay(table: &Table, endpoint: SocketAddr) -> bool {
     match endpoint.ip().to_canonical() {
         std::net::IpAddr::V4(address) => table.settings.overlay.contains(&address),
         std::net::IpAddr::V6(_) => false,

@@ -10,20 +10,28 @@
 //! hidden clock, confined to [`peer::tunnel`].
 #![forbid(unsafe_code)]
 
+pub mod control;
+mod conversation;
 pub mod counters;
 pub mod engine;
+pub mod event;
 pub mod gateway;
 mod host_side;
+mod hub_side;
+pub mod label;
 pub mod listener;
 mod output;
 pub mod packet;
 pub mod peer;
+pub mod relay;
 pub mod route;
+mod schedule;
 mod sender;
 pub mod settings;
 pub mod table;
 
 pub use counters::{DropReason, Drops};
 pub use engine::{Engine, PeerStatus};
+pub use event::Event;
 pub use output::Output;
 pub use settings::{EngineSettings, RoleSettings};

@@ -1,8 +1,14 @@
 //! What one call of the engine gives back: packets for the host, datagrams for the underlay.
 
+use crate::control::MAX_MESSAGE;
 use crate::packet::{Batch, DatagramBatch, HEADROOM, MAX_PACKET, PacketBatch};
 use crate::peer::PeerIndex;
 use crate::peer::tunnel::{MIN_BUFFER, OVERHEAD};
+use std::net::SocketAddr;
+
+/// Control messages that one batch may bring, and their bytes: a hub's thousand members may ask in the same moment.
+const INBOX: usize = 1024;
+const INBOX_BYTES: usize = 128 * 1024;
 
 /// What one call of the engine gives back. Allocated once and used again; [`Output::clear`] it before each call.
 #[derive(Debug)]
@@ -13,6 +19,8 @@ pub struct Output {
     pub net: DatagramBatch,
     /// On their way to a peer: what a hub forwards and what the gateway answers to a peer.
     pub(crate) relay: Batch<PeerIndex, 0>,
+    /// Control messages that have come, each with who sent it and from where.
+    pub(crate) inbox: Batch<(PeerIndex, SocketAddr), 0>,
     /// Where one packet is made before it is copied into a batch.
     pub(crate) scratch: Box<[u8]>,
 }
@@ -30,6 +38,7 @@ impl Output {
             host: PacketBatch::with_capacity(bytes, packets),
             net: DatagramBatch::with_capacity(bytes, packets),
             relay: Batch::with_capacity(bytes, packets),
+            inbox: Batch::with_capacity((packets * 256).min(INBOX_BYTES) + MAX_MESSAGE, packets.min(INBOX)),
             scratch: vec![0; MAX_PACKET + OVERHEAD].into_boxed_slice(),
         }
     }
@@ -39,5 +48,6 @@ impl Output {
         self.host.clear();
         self.net.clear();
         self.relay.clear();
+        self.inbox.clear();
     }
 }

@@ -1,15 +1,18 @@
 //! What an engine is told: its role, its slot, its peers; and how a [`Config`] says so.
 
 use crate::gateway::refuse::Refusal;
-use crate::peer::{PeerKind, PeerSettings};
+use crate::peer::{PeerKind, PeerSettings, Sealing};
 use ipnet::Ipv4Net;
-use overlay_config::{Config, Endpoint, HubKind, Mode, Refuse, Slot};
+use overlay_config::{Config, Endpoint, HubKind, Membership, Mode, Refuse, Relay, Slot};
 use std::net::SocketAddr;
 
 /// Seconds between keepalives of a node and its hub, each way, when the file names none. A hub must reach its nodes at any
 /// time, through NAT mappings that live for 30 s (RFC 4787 section 4.3 asks for two minutes, home routers and clouds give
 /// less), and each must notice within seconds that the other has restarted.
 const HUB_KEEPALIVE: u16 = 5;
+
+/// End-to-end sessions that a node keeps at all times; with more members, the others' begin with the first packet.
+const WARM_NODES: usize = 64;
 
 /// The tunnel MTU of a hub, which has no device of its own.
 const HUB_MTU: u16 = 1420;
@@ -69,7 +72,15 @@ impl EngineSettings {
             initiates: true,
             warm: true,
             sends_keepalives: hub.kind == HubKind::OverlayGw,
+            speaks_control: hub.kind == HubKind::OverlayGw,
+            sealing: Sealing::Never,
         });
+        let sealing = match (config.overlay.relay, config.overlay.membership) {
+            (Relay::Routed, _) => Sealing::Never,
+            (Relay::Sealed, Membership::File) => Sealing::Preferred,
+            (Relay::Sealed, Membership::Signed) => Sealing::Required,
+        };
+        let mut warm_nodes = WARM_NODES;
         let peers = config.peers.iter().map(|peer| {
             let slot = peer.slot.map(|slot| slot.net());
             let initiates = match (node, peer.slot) {
@@ -78,6 +89,9 @@ impl EngineSettings {
                 (Some(_), None) => true,
                 (None, _) => false,
             };
+            let sealing = if node.is_some() && slot.is_some() { sealing } else { Sealing::Never };
+            let kept_warm = sealing != Sealing::Never && warm_nodes > 0;
+            warm_nodes -= usize::from(kept_warm);
             PeerSettings {
                 name: peer.name.clone(),
                 kind: if slot.is_some() { PeerKind::Node } else { PeerKind::Wireguard },
@@ -92,8 +106,10 @@ impl EngineSettings {
                     .concat(),
                 initiates,
                 // A member whose endpoint is written down is spoken to first; of the others we wait to hear.
-                warm: peer.endpoint.is_some(),
+                warm: peer.endpoint.is_some() || kept_warm,
                 sends_keepalives: node.is_none() && slot.is_some(),
+                speaks_control: slot.is_some(),
+                sealing,
             }
         });
         Self {

@@ -1,7 +1,8 @@
 //! The table: one consistent view of peers and routes. A reload replaces it as a whole; links live on.
 
+use crate::label::{self, Labels};
 use crate::peer::tunnel::Identity;
-use crate::peer::{Link, Peer, PeerIndex, PeerKind, PeerSettings};
+use crate::peer::{Kin, Link, Peer, PeerIndex, PeerKind, PeerSettings, Sealing, Standing};
 use crate::route::RouteTable;
 use crate::settings::{EngineSettings, RoleSettings};
 use ipnet::Ipv4Net;
@@ -42,6 +43,9 @@ pub struct Table {
     pub settings: EngineSettings,
     peers: Vec<Option<Peer>>,
     by_key: HashMap<[u8; 32], PeerIndex>,
+    by_ordinal: HashMap<u16, PeerIndex>,
+    /// A node's local numbers.
+    pub labels: Arc<Labels>,
     hubs: Vec<PeerIndex>,
     routes: RouteTable<Target>,
 }
@@ -61,14 +65,15 @@ impl Table {
         for wanted in settings.peers.iter().take(MAX_PEERS) {
             match before.and_then(|before| before.kept(wanted)) {
                 Some(old) => {
-                    let mut state = old.link.lock();
-                    state.tunnel.set_warm(wanted.warm);
-                    state.tunnel.set_keepalive(wanted.keepalive);
-                    if wanted.endpoint.is_some() && wanted.endpoint != old.settings.endpoint {
-                        state.endpoint = wanted.endpoint;
-                        state.tunnel.retry_now();
+                    let mut link = old.link.lock();
+                    link.tunnel.set_warm(wanted.warm);
+                    link.tunnel.set_keepalive(wanted.keepalive);
+                    if wanted.endpoint != old.settings.endpoint
+                        && (wanted.endpoint.is_some() || matches!(link.kin, Kin::Node(_)))
+                    {
+                        link.set_endpoint(now, wanted.endpoint);
                     }
-                    drop(state);
+                    drop(link);
                     let peer =
                         Peer { settings: wanted.clone(), index: old.index, link: Arc::clone(&old.link) };
                     if let Some(place) = peers.get_mut(old.index as usize) {
@@ -84,7 +89,8 @@ impl Table {
                 free += 1;
             }
             let index = free as PeerIndex;
-            let link = Arc::new(Link::new(identity, wanted, index, now, seed()));
+            let hub = (settings.role == RoleSettings::Hub).then_some(identity);
+            let link = Arc::new(Link::new(hub, wanted, index, now, seed()));
             let peer = Some(Peer { settings: wanted.clone(), index, link });
             match peers.get_mut(free) {
                 Some(place) => *place = peer,
@@ -95,19 +101,43 @@ impl Table {
         let mut table = Self {
             peers,
             by_key,
+            by_ordinal: HashMap::new(),
+            labels: before.map_or_else(Arc::default, |before| Arc::clone(&before.labels)),
             hubs: Vec::new(),
             routes: RouteTable::new(settings.overlay, 32, &[]),
             settings,
         };
         table.hubs = table.in_order().filter(|p| p.settings.kind == PeerKind::Hub).map(|p| p.index).collect();
+        table.by_ordinal = table.peers().filter_map(|p| Some((table.ordinal_of(p)?, p.index))).collect();
         table.routes = RouteTable::new(table.settings.overlay, table.settings.slot_prefix, &table.networks());
         table
     }
 
-    /// The peer with this receiver index (its lower 8 bits are boringtun's own).
+    /// The ordinal of a node's slot.
     #[must_use]
-    pub fn by_receiver(&self, receiver: u32) -> Option<&Peer> {
-        self.peer(receiver >> 8)
+    pub fn ordinal_of(&self, peer: &Peer) -> Option<u16> {
+        self.ordinal(peer.settings.slot?)
+    }
+
+    /// The ordinal of this node's own slot.
+    #[must_use]
+    pub fn own_ordinal(&self) -> Option<u16> {
+        self.ordinal(self.slot()?)
+    }
+
+    fn ordinal(&self, slot: Ipv4Net) -> Option<u16> {
+        label::ordinal(self.settings.overlay, self.settings.slot_prefix, slot)
+    }
+
+    /// The node whose slot has this ordinal.
+    #[must_use]
+    pub fn by_ordinal(&self, ordinal: u16) -> Option<&Peer> {
+        self.peer(*self.by_ordinal.get(&ordinal)?)
+    }
+
+    /// The hubs, in the order of preference.
+    pub fn hubs(&self) -> impl Iterator<Item = &Peer> {
+        self.hubs.iter().filter_map(|&index| self.peer(index))
     }
 
     /// The peer at `index`.
@@ -122,6 +152,12 @@ impl Table {
         self.peer(*self.by_key.get(key)?)
     }
 
+    /// Whether this very peer, with its link, is here as well.
+    #[must_use]
+    pub fn holds(&self, peer: &Peer) -> bool {
+        self.peer(peer.index).is_some_and(|here| Arc::ptr_eq(&here.link, &peer.link))
+    }
+
     /// All peers, in the order of their indices.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         self.peers.iter().flatten()
@@ -132,7 +168,15 @@ impl Table {
     pub fn is_endpoint(&self, address: SocketAddr) -> bool {
         // A socket that speaks both versions writes an IPv4 address as ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2).
         let plain = |endpoint: SocketAddr| (endpoint.ip().to_canonical(), endpoint.port());
-        self.peers().any(|peer| peer.link.lock().endpoint.map(plain) == Some(plain(address)))
+        self.peers().any(|peer| {
+            let link = peer.link.lock();
+            let direct = match &link.kin {
+                Kin::Node(node) => node.paths.candidates(),
+                _ => &[],
+            };
+            let mut known = link.endpoint.into_iter().chain(direct.iter().map(|candidate| candidate.address));
+            known.any(|endpoint| plain(endpoint) == plain(address))
+        })
     }
 
     /// All peers, in the order of the settings.
@@ -157,30 +201,37 @@ impl Table {
             Some(Target::Peer(index)) => match self.peer(index) {
                 None => Destination::None,
                 // A node may be met at a hub as well; a plain member only where its session is.
-                Some(peer) if peer.settings.kind == PeerKind::Node && !peer.link.has_session() => {
-                    Destination::Peer(
-                        self.hub()
-                            .filter(|hub| hub.link.has_session() || !peer.settings.warm)
-                            .unwrap_or(peer),
-                    )
-                }
+                Some(peer) if peer.settings.kind == PeerKind::Node => Destination::Peer(self.way_to(peer)),
                 Some(peer) => Destination::Peer(peer),
             },
         }
+    }
+
+    /// Through whom a node is reached.
+    fn way_to<'a>(&'a self, peer: &'a Peer) -> &'a Peer {
+        if peer.settings.sealing != Sealing::Never && peer.settings.speaks_control {
+            // Into its own session, or what waits for that; routed only where that was found to be the only way.
+            return peer.link.routed_via().and_then(|hub| self.peer(hub)).unwrap_or(peer);
+        }
+        if peer.link.has_session() {
+            return peer;
+        }
+        self.hub().filter(|hub| hub.link.has_session() || !peer.settings.warm).unwrap_or(peer)
     }
 
     /// Whether `peer` may send from `source`: it has the longest prefix around it, alone or with others (WireGuard paper,
     /// section 2, cryptokey routing). A hub may for everybody in the overlay besides. From the node's own slot nobody may.
     #[must_use]
     pub fn owns(&self, peer: &Peer, source: Ipv4Addr) -> bool {
-        let relays = peer.settings.kind == PeerKind::Hub && self.settings.overlay.contains(&source);
+        let is_hub = peer.settings.kind == PeerKind::Hub;
+        let relays = is_hub && self.settings.overlay.contains(&source);
         match self.routes.lookup(source) {
             None | Some(Target::Own) => false,
             Some(Target::Hubs) => relays,
             Some(Target::Peer(index)) => {
                 // The first of several with the same network is in the table; its prefix is the longest of all.
                 index == peer.index
-                    || relays
+                    || relays && self.peer(index).is_none_or(|owner| may_be_routed(peer, owner))
                     || peer.longest_prefix(source).is_some_and(|own| {
                         self.peer(index).and_then(|first| first.longest_prefix(source)) <= Some(own)
                     })
@@ -188,11 +239,20 @@ impl Table {
         }
     }
 
-    /// The first hub with a session, else the first.
+    /// The first hub that carries, else the first with a session, else the first.
     fn hub(&self) -> Option<&Peer> {
-        let mut hubs = self.hubs.iter().filter_map(|&index| self.peer(index));
-        let first = hubs.clone().next();
-        hubs.find(|hub| hub.link.has_session()).or(first)
+        let worth = |hub: &&Peer| (hub.link.has_session(), hub.link.standing());
+        let best = (true, Standing::Up);
+        let mut chosen = None;
+        for hub in self.hubs() {
+            if worth(&hub) == best {
+                return Some(hub);
+            }
+            if chosen.is_none_or(|chosen| worth(&hub) > worth(&chosen)) {
+                chosen = Some(hub);
+            }
+        }
+        chosen
     }
 
     fn kept(&self, wanted: &PeerSettings) -> Option<&Peer> {
@@ -201,6 +261,8 @@ impl Table {
             old.preshared_key == wanted.preshared_key
                 && old.kind == wanted.kind
                 && old.initiates == wanted.initiates
+                && old.speaks_control == wanted.speaks_control
+                && old.sealing == wanted.sealing
         })
     }
 
@@ -216,5 +278,15 @@ impl Table {
             networks.push((self.settings.overlay, Target::Hubs));
         }
         networks
+    }
+}
+
+/// Whether a hub may bring packets of a node that also has sessions of its own: where there was such a session, or must be one,
+/// only a hub that cannot carry it may.
+fn may_be_routed(hub: &Peer, owner: &Peer) -> bool {
+    match owner.settings.sealing {
+        Sealing::Never => true,
+        Sealing::Preferred => !hub.settings.speaks_control || !owner.link.was_sealed(),
+        Sealing::Required => false,
     }
 }

@@ -4,7 +4,7 @@ use overlay_config::{Mode, Slot};
 use overlay_engine::gateway::Refusal;
 use overlay_engine::packet::{DatagramBatch, PacketBatch};
 use overlay_engine::peer::tunnel::{Identity, Opened, Tunnel, TunnelSettings};
-use overlay_engine::peer::{PeerKind, PeerSettings};
+use overlay_engine::peer::{PeerKind, PeerSettings, Sealing};
 use overlay_engine::{Engine, EngineSettings, Output, RoleSettings};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -62,6 +62,8 @@ fn peer(number: u8, kind: PeerKind, networks: &[&str]) -> PeerSettings {
         initiates: false,
         warm: false,
         sends_keepalives: false,
+        speaks_control: false,
+        sealing: Sealing::Never,
     }
 }
 

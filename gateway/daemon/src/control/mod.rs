@@ -24,8 +24,11 @@ use serde_json::Value;
 /// The version that is spoken here.
 pub const VERSION: u32 = 1;
 
-/// The longest line that is read, in bytes: a request names an address at most, a status 8,192 members of 500 bytes.
+/// The longest line that is read, in bytes: a request holds [`MAX_RECORDS`] at most.
 pub const MAX_REQUEST: u64 = 64 * 1024;
+
+/// The most signed records in one request: each is at most 1,024 bytes, 1,368 in base64.
+pub const MAX_RECORDS: usize = 40;
 
 /// A request to the service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +50,21 @@ pub enum Request {
     ListenerList,
     /// The peers.
     PeerList,
+    /// Take signed records in that make members.
+    PeerAdd {
+        /// In base64, at most [`MAX_RECORDS`].
+        records: Vec<String>,
+    },
+    /// Take signed records in that end memberships.
+    PeerRemove {
+        /// In base64, at most [`MAX_RECORDS`].
+        records: Vec<String>,
+    },
+    /// A hub: be left by its nodes, or not any more.
+    Drain {
+        /// It is to be left.
+        drain: bool,
+    },
     /// Read the configuration again.
     Reload,
     /// Remove everything that was added, and stop.
@@ -127,10 +145,14 @@ mod tests {
 
     #[test]
     fn requests_survive_the_wire_and_strange_lines_are_refused() {
-        for request in
-            [Request::Status, Request::ListenerAdd { address: "172.16.8.59".into() }, Request::Down]
-        {
+        for request in [
+            Request::Status,
+            Request::ListenerAdd { address: "172.16.8.59".into() },
+            Request::PeerAdd { records: vec!["x".repeat(1368); MAX_RECORDS] },
+            Request::Down,
+        ] {
             let line = serde_json::to_vec(&Envelope { version: VERSION, request: request.clone() }).unwrap();
+            assert!((line.len() as u64) < MAX_REQUEST);
             assert_eq!(parse(&line).unwrap(), request);
         }
         let strange: [&[u8]; 6] =

@@ -118,7 +118,7 @@ fn udp<W: Write>(
 fn relayed(world: &World, node: &Node) -> Result<u64, Broken> {
     let status = status(&world.hub().ask(Request::Status)?)?;
     let peer = status.peers.iter().find(|peer| peer.name == node.name());
-    peer.map(|peer| peer.rx_packets)
+    peer.map(|peer| peer.rx_packets + peer.forwarded_packets)
         .ok_or_else(|| Broken::failed(format!("the hub does not know {}", node.name())))
 }
 

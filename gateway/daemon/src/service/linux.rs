@@ -1,6 +1,6 @@
 //! The process under systemd or in a terminal: signals (signal(7)) and what systemd is told (sd_notify(3)).
 
-use super::Event;
+use super::HostEvent;
 use crate::cli::{Command, Global, HolderArgs, ServiceArgs};
 use crate::exit::Failure;
 use overlay_platform::os::{TunDevice, idle_queue};
@@ -54,7 +54,7 @@ const CARRIER: &str = "overlay-gw-carrier";
 /// Tells systemd, if it asks, that packets can flow, and from then on that the event loop is alive (`WatchdogSec=`). Must be
 /// called on that loop.
 pub fn notify_ready() {
-    tell(Event::Ready, "");
+    tell(HostEvent::Ready, "");
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     if let Some(limit) = sd_notify::watchdog_enabled() {
         tokio::task::spawn_local(async move {
@@ -83,12 +83,12 @@ pub fn keep_carrier(device: &TunDevice) {
 
 /// Tells systemd that the end has begun.
 pub fn notify_stopping() {
-    tell(Event::Stopping, "");
+    tell(HostEvent::Stopping, "");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
 }
 
 /// The host's event log is the journal here, and has it from the log.
-pub fn tell(_: Event, _: &str) {}
+pub fn tell(_: HostEvent, _: &str) {}
 
 /// Where the log goes instead of standard error: nowhere else.
 #[must_use]

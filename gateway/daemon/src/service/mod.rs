@@ -24,7 +24,7 @@ pub use os::{Notice, Notices, hold, keep_carrier, log_file, notify_ready, notify
 
 /// What the host's own event log is told. The numbers are for programs that watch it: they stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum HostEvent {
     /// Packets flow.
     Ready = 1,
     /// The end has begun.

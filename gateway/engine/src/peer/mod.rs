@@ -1,16 +1,26 @@
 //! Peers: who they are, what they own, and the link to each.
 
+pub mod node;
+pub mod path;
+pub mod probe;
+pub mod talk;
 pub mod tunnel;
 
 use crate::counters::{DropReason, Drops};
+use crate::label::Label;
 use crate::packet::DatagramBatch;
+use crate::relay::{Account, Seat};
 use ipnet::Ipv4Net;
+use node::NodePeer;
 use overlay_config::PresharedKey;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use path::{Leg, Paths};
+use probe::Prober;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use talk::Talk;
 use tunnel::{Identity, MIN_BUFFER, OVERHEAD, Tunnel, TunnelSettings};
 
 /// Position of a peer in the engine's table; also the upper bits of its sessions' receiver indices.
@@ -25,6 +35,18 @@ pub enum PeerKind {
     Node,
     /// A plain WireGuard member.
     Wireguard,
+}
+
+/// How packets reach a node that is met at a hub.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sealing {
+    /// The hub opens them and routes.
+    #[default]
+    Never,
+    /// In an end-to-end session, which no hub can open; routed as long as the node, or every hub, is found to have none.
+    Preferred,
+    /// In an end-to-end session or not at all.
+    Required,
 }
 
 /// A peer as it was configured.
@@ -52,6 +74,10 @@ pub struct PeerSettings {
     pub warm: bool,
     /// It sends keepalives of its own: an overlay-gw hub, or a hub's node.
     pub sends_keepalives: bool,
+    /// It may speak control messages: an overlay-gw hub or node.
+    pub speaks_control: bool,
+    /// How packets reach it, if it is a node and so are we.
+    pub sealing: Sealing,
 }
 
 /// A peer: its settings, and the link that outlives a change of them.
@@ -78,6 +104,13 @@ impl Peer {
 pub struct Link {
     state: Mutex<LinkState>,
     session: AtomicBool,
+    /// A hub: see [`Standing`].
+    standing: AtomicU8,
+    /// A node that is reached routed: through this hub; [`NO_HUB`] otherwise.
+    routed_via: AtomicU32,
+    /// A node with which there was an end-to-end session.
+    sealed: AtomicBool,
+    account: Mutex<Account>,
     rx_packets: AtomicU64,
     rx_bytes: AtomicU64,
     tx_packets: AtomicU64,
@@ -93,10 +126,55 @@ pub struct LinkState {
     pub endpoint: Option<SocketAddr>,
     /// When something authentic last arrived.
     pub last_received: Option<Instant>,
+    /// What both have said of themselves; none with a peer that speaks no control messages.
+    pub talk: Option<Talk>,
+    /// What the peer is to us.
+    pub kin: Kin,
 }
 
+/// What a peer that speaks control messages is to this engine, with what only such a peer has.
+#[derive(Debug)]
+pub enum Kin {
+    /// Nothing special: plain WireGuard, or routed only.
+    Plain,
+    /// A node's hub.
+    Hub(Box<HubLeg>),
+    /// A hub's member.
+    Member(Box<Seat>),
+    /// Another node, with which there is an end-to-end session.
+    Node(Box<NodePeer>),
+}
+
+/// A node's leg to a hub.
+#[derive(Clone, Debug)]
+pub struct HubLeg {
+    /// Its probes.
+    pub prober: Prober,
+    /// The hub is to be left.
+    pub draining: bool,
+    /// Where the hub sees us.
+    pub seen_at: Option<SocketAddr>,
+    /// It was said that the leg carries.
+    pub shown_up: bool,
+}
+
+/// How a hub stands, for choosing one without its lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Standing {
+    /// Its leg does not carry.
+    Down,
+    /// It is to be left.
+    Leaving,
+    /// As far as is known it carries.
+    Up,
+}
+
+/// In place of a hub, where there is none.
+const NO_HUB: PeerIndex = PeerIndex::MAX;
+
 /// What `status` shows of a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LinkStatus {
     /// Whether packets can be sealed now.
     pub session: bool,
@@ -106,6 +184,18 @@ pub struct LinkStatus {
     pub endpoint: Option<SocketAddr>,
     /// When something authentic last arrived.
     pub last_received: Option<Instant>,
+    /// It has said hello.
+    pub speaks: bool,
+    /// A hub: our leg to it.
+    pub leg: Option<LegStatus>,
+    /// A hub's member: the endpoint that it has confirmed.
+    pub confirmed: Option<SocketAddr>,
+    /// A hub's member: datagrams and bytes that were forwarded for it.
+    pub forwarded: (u64, u64),
+    /// A node with end-to-end sessions: its paths.
+    pub paths: Option<Paths>,
+    /// A node that is reached routed, through this hub.
+    pub routed_via: Option<PeerIndex>,
     /// Packets and bytes of packets inside the tunnel, in each direction.
     pub rx_packets: u64,
     /// See `rx_packets`.
@@ -116,23 +206,74 @@ pub struct LinkStatus {
     pub tx_bytes: u64,
 }
 
-impl Link {
-    /// A link without a session.
+/// What `status` shows of the leg to a hub.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LegStatus {
+    /// Datagrams pass, both ways.
+    pub up: bool,
+    /// The hub is to be left.
+    pub draining: bool,
+    /// Round trip.
+    pub rtt: Option<Duration>,
+    /// The share of probes that is lost, 0 to 1.
+    pub loss: f32,
+}
+
+impl PeerSettings {
+    /// The settings of a tunnel with this peer, whose receiver indices begin with `label`.
     #[must_use]
-    pub fn new(identity: &Identity, peer: &PeerSettings, index: PeerIndex, now: Instant, seed: u64) -> Self {
-        let settings = TunnelSettings {
-            public_key: peer.public_key,
-            preshared_key: peer.preshared_key.clone(),
-            keepalive: peer.keepalive,
-            index,
-            initiates: peer.initiates,
-            warm: peer.warm,
-            expects_keepalives: peer.sends_keepalives,
+    pub fn tunnel(&self, label: Label) -> TunnelSettings {
+        TunnelSettings {
+            public_key: self.public_key,
+            preshared_key: self.preshared_key.clone(),
+            keepalive: self.keepalive,
+            index: label.bits(),
+            initiates: self.initiates,
+            warm: self.warm,
+            expects_keepalives: self.sends_keepalives,
+        }
+    }
+}
+
+impl Link {
+    /// A link without a session, of a hub's engine (`identity` is its own) or of a node's, whose tunnels get their labels when
+    /// they are needed.
+    #[must_use]
+    pub fn new(
+        identity: Option<&Identity>,
+        peer: &PeerSettings,
+        index: PeerIndex,
+        now: Instant,
+        seed: u64,
+    ) -> Self {
+        let settings = peer.tunnel(Label::hub(index));
+        let is_hub = identity.is_some();
+        let tunnel = match identity {
+            Some(identity) => Tunnel::new(identity, &settings, now, seed),
+            None => Tunnel::dormant(&settings, now, seed),
         };
-        let tunnel = Tunnel::new(identity, &settings, now, seed);
+        let kin = match (peer.speaks_control, is_hub, peer.kind) {
+            (true, true, PeerKind::Node) => Kin::Member(Box::default()),
+            (true, false, PeerKind::Hub) => Kin::Hub(Box::new(HubLeg {
+                prober: Prober::new(now),
+                draining: false,
+                seen_at: None,
+                shown_up: false,
+            })),
+            (true, false, PeerKind::Node) if peer.sealing != Sealing::Never => {
+                Kin::Node(Box::new(NodePeer::new(now, peer.endpoint)))
+            }
+            _ => Kin::Plain,
+        };
+        let talk = (!matches!(kin, Kin::Plain)).then(Talk::default);
+        let state = LinkState { tunnel, endpoint: peer.endpoint, last_received: None, talk, kin };
         Self {
-            state: Mutex::new(LinkState { tunnel, endpoint: peer.endpoint, last_received: None }),
+            state: Mutex::new(state),
             session: AtomicBool::new(false),
+            standing: AtomicU8::new(Standing::Up as u8),
+            routed_via: AtomicU32::new(NO_HUB),
+            sealed: AtomicBool::new(false),
+            account: Mutex::default(),
             rx_packets: AtomicU64::new(0),
             rx_bytes: AtomicU64::new(0),
             tx_packets: AtomicU64::new(0),
@@ -151,11 +292,78 @@ impl Link {
         self.session.load(Relaxed)
     }
 
+    /// What a hub has forwarded for this member.
+    #[must_use]
+    pub fn account(&self) -> &Mutex<Account> {
+        &self.account
+    }
+
+    /// Of a hub: how it stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self.standing.load(Relaxed) {
+            0 => Standing::Down,
+            1 => Standing::Leaving,
+            _ => Standing::Up,
+        }
+    }
+
+    /// Notes how a hub stands.
+    pub fn set_standing(&self, standing: Standing) {
+        self.standing.store(standing as u8, Relaxed);
+    }
+
+    /// Of a node: the hub through which it is reached routed; none: packets go into its own session, or wait for it.
+    #[must_use]
+    pub fn routed_via(&self) -> Option<PeerIndex> {
+        Some(self.routed_via.load(Relaxed)).filter(|hub| *hub != NO_HUB)
+    }
+
+    /// Notes through which hub a node is reached routed.
+    pub fn set_routed_via(&self, hub: Option<PeerIndex>) {
+        self.routed_via.store(hub.unwrap_or(NO_HUB), Relaxed);
+    }
+
+    /// Of a node: there was an end-to-end session with it.
+    #[must_use]
+    pub fn was_sealed(&self) -> bool {
+        self.sealed.load(Relaxed)
+    }
+
+    /// Packets that went into the tunnel so far.
+    #[must_use]
+    pub fn sent_packets(&self) -> u64 {
+        self.tx_packets.load(Relaxed)
+    }
+
     /// What `status` shows.
     #[must_use]
     pub fn status(&self) -> LinkStatus {
+        let account = self.account.lock().clone();
         let state = self.state.lock();
         LinkStatus {
+            speaks: state.talk.as_ref().is_some_and(|talk| talk.hello().is_some()),
+            leg: match &state.kin {
+                Kin::Hub(leg) if state.talk.as_ref().is_some_and(|talk| talk.hello().is_some()) => {
+                    Some(LegStatus {
+                        up: leg.prober.is_up(),
+                        draining: leg.draining,
+                        rtt: leg.prober.rtt(),
+                        loss: leg.prober.loss(),
+                    })
+                }
+                _ => None,
+            },
+            confirmed: match &state.kin {
+                Kin::Member(seat) => seat.confirmed,
+                _ => None,
+            },
+            forwarded: (account.datagrams, account.bytes),
+            paths: match &state.kin {
+                Kin::Node(node) => Some(node.paths.clone()),
+                _ => None,
+            },
+            routed_via: self.routed_via(),
             session: state.tunnel.has_session(),
             established: state.tunnel.established(),
             endpoint: state.endpoint,
@@ -193,6 +401,9 @@ impl std::ops::DerefMut for LinkGuard<'_> {
 impl Drop for LinkGuard<'_> {
     fn drop(&mut self) {
         self.link.session.store(self.state.tunnel.has_session(), Relaxed);
+        if let Kin::Node(node) = &self.state.kin {
+            self.link.sealed.store(node.sealed, Relaxed);
+        }
         let counters = [
             (&self.link.tx_packets, self.sent.0),
             (&self.link.tx_bytes, self.sent.1),
@@ -221,8 +432,11 @@ impl LinkGuard<'_> {
         match self.state.tunnel.seal(packet, room.buffer()) {
             Some(len) => {
                 room.commit(endpoint, len);
-                self.sent.0 += 1;
-                self.sent.1 += packet.len() as u64;
+                // What gateways say to each other is not counted.
+                if packet.first().is_some_and(|first| first >> 4 == 4) {
+                    self.sent.0 += 1;
+                    self.sent.1 += packet.len() as u64;
+                }
             }
             None => drops.count(DropReason::NoSession),
         }
@@ -242,7 +456,7 @@ impl LinkGuard<'_> {
         self.count_stale(drops);
     }
 
-    /// What is due on this link.
+    /// What is due on this link, for a peer with one endpoint.
     pub fn tick(&mut self, now: Instant, net: &mut DatagramBatch, drops: &Drops) {
         let mut buffer = [0; MIN_BUFFER];
         let endpoint = self.state.endpoint;
@@ -256,12 +470,34 @@ impl LinkGuard<'_> {
     }
 
     /// Notes that something authentic came from `from`: where the peer is now (WireGuard paper, section 2.1, roaming).
-    pub fn heard(&mut self, now: Instant, from: SocketAddr) {
-        self.state.last_received = Some(now);
-        if self.state.endpoint != Some(from) {
-            tracing::debug!(?from, "peer's endpoint changed");
-            self.state.endpoint = Some(from);
+    pub fn heard(&mut self, now: Instant, from: SocketAddr, legs: &RwLock<Vec<Leg>>) {
+        let state = &mut *self.state;
+        state.last_received = Some(now);
+        if state.endpoint == Some(from) {
+            return;
         }
+        if let Kin::Node(node) = &mut state.kin {
+            if let Some(endpoint) = node.arrived(now, from, || Some(Paths::way_from(from, &legs.read()))) {
+                state.endpoint = Some(endpoint);
+            }
+            return;
+        }
+        tracing::debug!(?from, "peer's endpoint changed");
+        state.endpoint = Some(from);
+    }
+
+    /// The endpoint that somebody has written down, or resolved, has changed.
+    pub fn set_endpoint(&mut self, now: Instant, endpoint: Option<SocketAddr>) {
+        let state = &mut *self.state;
+        if let Kin::Node(node) = &mut state.kin {
+            node.paths.configure(now, endpoint);
+            if node.paths.current().is_none() {
+                state.endpoint = endpoint;
+            }
+        } else if let Some(endpoint) = endpoint {
+            state.endpoint = Some(endpoint);
+        }
+        state.tunnel.retry_now();
     }
 
     /// Counts a packet that came out of the tunnel.
@@ -270,7 +506,8 @@ impl LinkGuard<'_> {
         self.received.1 += bytes as u64;
     }
 
-    fn count_stale(&mut self, drops: &Drops) {
+    /// Counts the packets that waited in vain.
+    pub fn count_stale(&mut self, drops: &Drops) {
         match self.state.tunnel.take_stale() {
             0 => {}
             packets => drops.add(DropReason::Stale, packets),

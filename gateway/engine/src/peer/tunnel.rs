@@ -7,6 +7,7 @@
 //! When to shake hands is decided here and not by boringtun: its retry is 5 s, it gives up after 90 s, and it lets a
 //! session lapse when only keepalives flow (WireGuard paper, section 6).
 
+use crate::label;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
@@ -186,7 +187,8 @@ pub enum Opened {
 
 /// The session with one peer.
 pub struct Tunnel {
-    tunn: Tunn,
+    /// None until it has a label: then it can neither send nor receive.
+    tunn: Option<Tunn>,
     initiates: bool,
     warm: bool,
     expects_keepalives: bool,
@@ -198,6 +200,14 @@ pub struct Tunnel {
     confirmed: bool,
     /// The session is there, but the peer seems not to be.
     lost: bool,
+    /// Probes say that nothing comes back: a handshake is due, whatever the session's age.
+    suspect: bool,
+    /// The upper 24 bits of our receiver indices.
+    label: u32,
+    /// Our receiver index of the newest session.
+    receiver: Option<u32>,
+    /// A session has begun since somebody last asked.
+    renewed: bool,
     last_heard: Option<Instant>,
     /// When the current session began.
     established: Option<Instant>,
@@ -220,19 +230,16 @@ impl Tunnel {
     /// A tunnel without a session. `seed` is for the jitter of retries.
     #[must_use]
     pub fn new(identity: &Identity, settings: &TunnelSettings, now: Instant, seed: u64) -> Self {
-        // The engine's guard has counted a handshake before it comes here: this limiter never limits.
-        let unlimited = Arc::new(RateLimiter::new(&identity.public, u64::MAX));
-        let tunn = Tunn::new(
-            identity.private.clone(),
-            x25519::PublicKey::from(settings.public_key),
-            settings.preshared_key.as_ref().map(|key| *key.as_bytes()),
-            // Ours, so that a reload can change it: a tunnel that is built anew forgets which handshakes it has seen.
-            None,
-            settings.index,
-            Some(unlimited),
-        );
+        let mut tunnel = Self::dormant(settings, now, seed);
+        tunnel.attach(identity, settings);
+        tunnel
+    }
+
+    /// A tunnel that has no label yet and needs hardly any memory; see [`Tunnel::attach`].
+    #[must_use]
+    pub fn dormant(settings: &TunnelSettings, now: Instant, seed: u64) -> Self {
         Self {
-            tunn,
+            tunn: None,
             initiates: settings.initiates,
             warm: settings.warm,
             expects_keepalives: settings.expects_keepalives,
@@ -241,15 +248,93 @@ impl Tunnel {
             session: false,
             confirmed: false,
             lost: false,
+            suspect: false,
+            label: settings.index,
+            receiver: None,
+            renewed: false,
             last_heard: None,
             established: None,
             attempts: 0,
             next_attempt: (!settings.initiates).then_some(now + QUICK_RETRY * QUICK_RETRIES),
             wanted: None,
-            pending: VecDeque::with_capacity(PENDING_PACKETS),
+            pending: VecDeque::new(),
             stale: 0,
             rng: fastrand::Rng::with_seed(seed),
         }
+    }
+
+    /// Gives the tunnel its label (`settings.index`) and makes it ready for handshakes.
+    pub fn attach(&mut self, identity: &Identity, settings: &TunnelSettings) {
+        // The engine's guard has counted a handshake before it comes here: this limiter never limits.
+        let unlimited = Arc::new(RateLimiter::new(&identity.public, u64::MAX));
+        self.pending.reserve_exact(PENDING_PACKETS);
+        self.label = settings.index;
+        self.tunn = Some(Tunn::new(
+            identity.private.clone(),
+            x25519::PublicKey::from(settings.public_key),
+            settings.preshared_key.as_ref().map(|key| *key.as_bytes()),
+            // Ours, so that a reload can change it: a tunnel that is built anew forgets which handshakes it has seen.
+            None,
+            settings.index,
+            Some(unlimited),
+        ));
+    }
+
+    /// A receiver index with the label.
+    #[must_use]
+    pub fn label(&self) -> Option<u32> {
+        self.tunn.is_some().then_some(self.label << 8)
+    }
+
+    /// Gives up label and sessions.
+    pub fn detach(&mut self) {
+        (self.tunn, self.receiver, self.established, self.wanted) = (None, None, None, None);
+        (self.session, self.confirmed) = (false, false);
+    }
+
+    /// Whether the tunnel has a label.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.tunn.is_some()
+    }
+
+    /// Whether the tunnel should have a session: it is to be kept warm, or packets wait.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.warm || self.wanted.is_some() || !self.pending.is_empty()
+    }
+
+    /// Whether a session has begun since the last call.
+    pub fn take_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewed)
+    }
+
+    /// Probes are not answered: the peer may have restarted. A handshake is tried at once, and again.
+    pub fn suspect(&mut self) {
+        if !self.suspect {
+            self.suspect = true;
+            self.attempts = 0;
+            self.next_attempt = None;
+        }
+    }
+
+    /// Whether probes were not answered, and no handshake since.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    /// Begins a handshake now: a message of 148 bytes in `dst` (at least [`MIN_BUFFER`]).
+    pub fn initiate(&mut self, now: Instant, dst: &mut [u8]) -> Option<usize> {
+        if dst.len() < MIN_BUFFER {
+            return None;
+        }
+        let len = match self.tunn.as_mut()?.format_handshake_initiation(dst, true) {
+            TunnResult::WriteToNetwork(message) => message.len(),
+            _ => return None,
+        };
+        self.attempted(now);
+        Some(len)
     }
 
     /// Whether packets can be sealed now.
@@ -280,7 +365,7 @@ impl Tunnel {
         if !self.has_session() || dst.len() < MIN_BUFFER.max(packet.len() + OVERHEAD) {
             return None;
         }
-        match self.tunn.encapsulate(packet, dst) {
+        match self.tunn.as_mut()?.encapsulate(packet, dst) {
             TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
             _ => None,
         }
@@ -324,8 +409,9 @@ impl Tunnel {
         if datagram.is_empty() || dst.len() < MIN_BUFFER.max(datagram.len()) {
             return Opened::Rejected;
         }
+        let Some(tunn) = self.tunn.as_mut() else { return Opened::Rejected };
         let handshake = datagram.first() != Some(&4);
-        let opened = match self.tunn.decapsulate(Some(from), datagram, dst) {
+        let opened = match tunn.decapsulate(Some(from), datagram, dst) {
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                 Opened::Packet(packet.len())
             }
@@ -341,6 +427,9 @@ impl Tunnel {
             }
             if matches!(datagram.first(), Some(2 | 4)) {
                 self.confirmed = true;
+                if let Some(receiver) = label::receiver(datagram) {
+                    self.note_session(now, receiver);
+                }
             }
             if handshake || !self.session {
                 self.refresh(now);
@@ -353,7 +442,7 @@ impl Tunnel {
     /// [`MIN_BUFFER`] bytes). `reachable`: an endpoint is known.
     pub fn tick(&mut self, now: Instant, reachable: bool, dst: &mut [u8]) -> Option<usize> {
         self.expire_pending(now);
-        let due = match self.tunn.update_timers(dst) {
+        let due = match self.tunn.as_mut()?.update_timers(dst) {
             TunnResult::WriteToNetwork(message) => {
                 // An initiation (148 bytes) is an attempt, whoever thought of it.
                 Some((message.len(), message.first() == Some(&1)))
@@ -370,13 +459,7 @@ impl Tunnel {
                 reachable.then_some(len)
             }
             Some((len, false)) => reachable.then_some(len),
-            None if reachable && self.handshake_due(now) => {
-                self.attempted(now);
-                match self.tunn.format_handshake_initiation(dst, true) {
-                    TunnResult::WriteToNetwork(message) => Some(message.len()),
-                    _ => None,
-                }
-            }
+            None if reachable && self.handshake_due(now) => self.initiate(now, dst),
             None if reachable && self.keepalive_due(now) => {
                 self.last_keepalive = now;
                 self.seal(&[], dst)
@@ -399,6 +482,7 @@ impl Tunnel {
         }
         let age = self.established.map(|at| now.saturating_duration_since(at));
         match age.filter(|_| self.has_session()) {
+            Some(_) if self.suspect => true,
             Some(age) => {
                 let rekey = if self.initiates { REKEY_AFTER } else { REKEY_AFTER + REKEY_GRACE };
                 self.warm && (age >= rekey || (self.expects_keepalives && self.is_silent(now)))
@@ -419,7 +503,7 @@ impl Tunnel {
         }
         let pause = if self.attempts <= QUICK_RETRIES {
             QUICK_RETRY
-        } else if self.has_session() {
+        } else if self.has_session() && !self.suspect {
             LIVE_RETRY
         } else {
             SLOW_RETRY.min(Duration::from_secs(1 << (self.attempts - QUICK_RETRIES - 1).min(8)))
@@ -438,29 +522,30 @@ impl Tunnel {
         self.last_heard.is_none_or(|at| now.saturating_duration_since(at) >= SILENCE)
     }
 
-    /// Learns from boringtun whether there is a session, and since when.
-    fn refresh(&mut self, now: Instant) {
-        let age = self.tunn.time_since_last_handshake();
-        self.confirmed &= age.is_some();
-        let age = age.filter(|_| self.confirmed);
-        let established = age.map(|age| now.checked_sub(age).unwrap_or(now));
-        let renewed = match (self.established, established) {
-            (Some(before), Some(after)) => after.saturating_duration_since(before) > Duration::from_secs(1),
-            (before, after) => before.is_none() && after.is_some(),
-        };
-        self.session = established.is_some();
-        if renewed {
-            self.lost = false;
-            self.attempts = 0;
-            self.wanted = None;
-            self.next_attempt = None;
+    /// A datagram of the session with this receiver index was authentic: is it one that has just begun? boringtun counts the
+    /// sessions in the lower eight bits.
+    fn note_session(&mut self, now: Instant, receiver: u32) {
+        let newer = |known: u32| matches!((receiver as u8).wrapping_sub(known as u8), 1..=127);
+        if self.receiver.is_some_and(|known| !newer(known)) {
+            return;
         }
-        if established.is_none() && self.established.is_some() && !self.initiates {
+        self.receiver = Some(receiver);
+        self.renewed = true;
+        (self.lost, self.suspect) = (false, false);
+        (self.attempts, self.wanted, self.next_attempt) = (0, None, None);
+        self.established = Some(now);
+    }
+
+    /// Learns from boringtun whether there is a session.
+    fn refresh(&mut self, now: Instant) {
+        let alive = self.tunn.as_ref().is_some_and(|tunn| tunn.time_since_last_handshake().is_some());
+        self.confirmed &= alive;
+        self.session = self.confirmed;
+        if self.session {
+            self.established.get_or_insert(now);
+        } else if self.established.take().is_some() && !self.initiates {
             // Leave the first word to the side that usually has it.
             self.next_attempt = Some(now + QUICK_RETRY * QUICK_RETRIES);
-        }
-        if renewed || established.is_none() {
-            self.established = established;
         }
     }
 

@@ -10,13 +10,16 @@
     reason = "a test fails by panicking, also in the functions that its tests share"
 )]
 
+mod failover;
 mod gateway;
 mod hostile;
 mod listeners;
+mod many;
 mod packets;
 mod peers;
 mod properties;
 mod reload;
 mod routing;
+mod sealed;
 mod tap;
 mod world;

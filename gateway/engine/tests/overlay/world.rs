@@ -5,9 +5,9 @@ use overlay_config::{Mode, Slot};
 use overlay_engine::gateway::Refusal;
 use overlay_engine::packet::{DatagramBatch, PacketBatch};
 use overlay_engine::peer::tunnel::{Identity, Opened, Tunnel, TunnelSettings};
-use overlay_engine::peer::{LinkStatus, PeerKind, PeerSettings};
+use overlay_engine::peer::{LinkStatus, PeerKind, PeerSettings, Sealing};
 use overlay_engine::{DropReason, Engine, EngineSettings, Output, RoleSettings};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,12 @@ pub struct World {
     /// Everything that was ever sent, the lost included.
     pub sent: Vec<Datagram>,
     flying: VecDeque<Datagram>,
-    /// Between these two nothing arrives.
+    /// From the one to the other nothing arrives.
     cut: Vec<(SocketAddr, SocketAddr)>,
+    /// Between these nothing arrives either, whatever is mended: they are behind their NATs.
+    pub walls: HashSet<(SocketAddr, SocketAddr)>,
+    /// These neither do nor hear anything.
+    dead: Vec<Id>,
 }
 
 impl World {
@@ -56,6 +60,8 @@ impl World {
             sent: Vec::new(),
             flying: VecDeque::new(),
             cut: Vec::new(),
+            walls: HashSet::new(),
+            dead: Vec::new(),
         }
     }
 
@@ -186,10 +192,12 @@ impl World {
         while let Some(datagram) = self.flying.pop_front() {
             steps += 1;
             assert!(steps < 100_000, "the overlay talks to itself for ever");
-            if self.cut.contains(&(datagram.from, datagram.to)) {
+            let way = (datagram.from, datagram.to);
+            if self.cut.contains(&way) || self.walls.contains(&way) {
                 continue;
             }
-            if let Some(id) = self.parties.iter().position(|party| party.at == datagram.to) {
+            let to = self.parties.iter().position(|party| party.at == datagram.to);
+            if let Some(id) = to.filter(|id| !self.dead.contains(id)) {
                 self.arrives(id, &datagram);
             }
         }
@@ -216,9 +224,36 @@ impl World {
         }
     }
 
+    /// Time passes, and each engine is called when it asked for it.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let due = self.alive().filter_map(|id| match &self.parties[id].kind {
+                Kind::Engine(engine) => Some((engine.poll_timeout(self.now), id)),
+                Kind::Plain(..) => None,
+            });
+            let Some((at, id)) = due.min().filter(|(at, _)| *at < end) else { break };
+            self.now = self.now.max(at);
+            self.act(id);
+            self.deliver();
+        }
+        self.now = end;
+    }
+
+    fn alive(&self) -> impl Iterator<Item = Id> {
+        (0..self.parties.len()).filter(|id| !self.dead.contains(id))
+    }
+
     /// Each party does what is due.
     pub fn tick(&mut self) {
-        for id in 0..self.parties.len() {
+        for id in self.alive().collect::<Vec<_>>() {
+            self.act(id);
+        }
+    }
+
+    /// One party does what is due.
+    pub fn act(&mut self, id: Id) {
+        {
             let now = self.now;
             let mut out = Output::for_batch(1 << 16, 256);
             match &mut self.parties[id].kind {
@@ -244,8 +279,36 @@ impl World {
         self.cut.extend([(a, b), (b, a)]);
     }
 
+    /// From `a` to `b` nothing arrives.
+    pub fn cut_one_way(&mut self, a: Id, b: Id) {
+        self.cut.push((self.parties[a].at, self.parties[b].at));
+    }
+
     pub fn mend(&mut self) {
         self.cut.clear();
+    }
+
+    /// It stops, without a word.
+    pub fn kill(&mut self, id: Id) {
+        self.dead.push(id);
+    }
+
+    /// It goes on from where it was.
+    pub fn thaw(&mut self, id: Id) {
+        self.dead.retain(|dead| *dead != id);
+    }
+
+    /// A new process takes the place of the one that stopped: with the same key, and no memory.
+    pub fn restart(&mut self, id: Id, number: u8, settings: EngineSettings) {
+        let engine = Engine::new(settings, private(number), self.now, self.now.elapsed().as_nanos() as u64);
+        engine.set_listen_port(at(number).port());
+        self.parties[id].kind = Kind::Engine(Box::new(engine));
+        self.thaw(id);
+    }
+
+    /// The party is somewhere else: its NAT has given it another address.
+    pub fn rebind(&mut self, id: Id, at: SocketAddr) {
+        self.parties[id].at = at;
     }
 
     /// What the host of `id` has received since the last call.
@@ -259,6 +322,20 @@ impl World {
         assert_eq!(inbox.len(), 1, "packets received by {id}");
         inbox.remove(0)
     }
+}
+
+/// A tunnel of a stranger towards a party.
+pub fn stranger(number: u8, peer: u8) -> Tunnel {
+    let settings = TunnelSettings {
+        public_key: public(peer),
+        preshared_key: None,
+        keepalive: None,
+        index: u32::from(number),
+        initiates: true,
+        warm: true,
+        expects_keepalives: false,
+    };
+    Tunnel::new(&Identity::new(private(number)), &settings, Instant::now(), 1)
 }
 
 /// The private key of a party.
@@ -322,6 +399,8 @@ fn peer(number: u8, kind: PeerKind, networks: Vec<Ipv4Net>) -> PeerSettings {
         initiates: false,
         warm: false,
         sends_keepalives: false,
+        speaks_control: false,
+        sealing: Sealing::Never,
     }
 }
 
@@ -333,6 +412,8 @@ pub fn to_hub(number: u8, networks: &[&str]) -> PeerSettings {
         initiates: true,
         warm: true,
         sends_keepalives: false,
+        speaks_control: false,
+        sealing: Sealing::Never,
         ..peer(number, PeerKind::Hub, networks)
     }
 }
@@ -351,6 +432,66 @@ pub fn direct(me: u8, number: u8) -> PeerSettings {
 /// A plain WireGuard member that owns `networks`.
 pub fn to_plain(number: u8, networks: &[&str]) -> PeerSettings {
     peer(number, PeerKind::Wireguard, networks.iter().map(|text| net(text)).collect())
+}
+
+/// A hub that speaks control messages.
+pub fn to_speaking_hub(number: u8) -> PeerSettings {
+    PeerSettings { sends_keepalives: true, keepalive: Some(5), speaks_control: true, ..to_hub(number, &[]) }
+}
+
+/// A member of a hub, or another node, that speaks control messages.
+pub fn to_speaking_node(me: u8, number: u8, sealing: Sealing) -> PeerSettings {
+    let hub = me < 56;
+    PeerSettings {
+        initiates: !hub && me < number,
+        warm: !hub,
+        keepalive: hub.then_some(5),
+        sends_keepalives: hub,
+        speaks_control: true,
+        sealing: if hub { Sealing::Never } else { sealing },
+        ..to_node(number)
+    }
+}
+
+/// Hubs 1, 2, ... and nodes 56, 64, ..., all of which know each other and have end-to-end sessions
+/// through the hubs: they cannot reach each other directly.
+pub struct Cluster {
+    pub world: World,
+    pub hubs: Vec<Id>,
+    pub nodes: Vec<Id>,
+}
+
+pub const NODES: [u8; 3] = [56, 64, 72];
+
+/// The settings of hub `number` of a cluster.
+pub fn cluster_hub(number: u8) -> EngineSettings {
+    hub(NODES.map(|node| to_speaking_node(number, node, Sealing::Never)).into())
+}
+
+/// The settings of node `number` of a cluster with so many hubs.
+pub fn cluster_node(number: u8, hubs: u8, sealing: Sealing) -> EngineSettings {
+    let others = NODES.into_iter().filter(|other| *other != number);
+    let others = others.map(|other| to_speaking_node(number, other, sealing));
+    node(number, (1..=hubs).map(to_speaking_hub).chain(others).collect())
+}
+
+pub fn cluster(hubs: u8) -> Cluster {
+    let mut cluster = cold_cluster(hubs, Sealing::Required);
+    cluster.world.run(Duration::from_secs(2));
+    cluster
+}
+
+/// As [`cluster`], before anything has happened.
+pub fn cold_cluster(hubs: u8, sealing: Sealing) -> Cluster {
+    let mut world = World::new();
+    let hub_ids = (1..=hubs).map(|number| world.engine(number, cluster_hub(number))).collect();
+    let nodes = NODES.map(|number| {
+        let id = world.engine(number, cluster_node(number, hubs, sealing));
+        world.of(id).set_live(Some(vec![addr(number + 1), addr(number + 2), addr(number + 3)]));
+        id
+    });
+    world.walls = NODES.iter().flat_map(|a| NODES.map(|b| (at(*a), at(b)))).collect();
+    Cluster { world, hubs: hub_ids, nodes: nodes.into() }
 }
 
 /// The recipe: a hub, the nodes 56, 64 and 72 with all their addresses up to .N+3 live, and a plain member behind the

@@ -55,8 +55,7 @@ pub fn boot_id() -> io::Result<String> {
         error => return Err(io::Error::from_raw_os_error(error as i32)),
     }
     let mut bytes = [0; 16];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
-        .map_err(|_| io::Error::other("the system gives no randomness"))?;
+    getrandom::fill(&mut bytes).map_err(|_| io::Error::other("the system gives no randomness"))?;
     let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let value = wide(&id);
     // SAFETY: `value` is as long as the call is told, its zero included.

@@ -9,6 +9,7 @@ use std::{
     ptr,
 };
 
+use sha2::Digest as _;
 use windows_sys::{
     Win32::{
         Foundation::INVALID_HANDLE_VALUE,
@@ -115,8 +116,8 @@ fn beside_the_program() -> PathBuf {
 /// Whose the file is, in words.
 fn check(path: &Path) -> io::Result<String> {
     let bytes = fs::read(path)?;
-    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-    let hash: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = sha2::Sha256::digest(&bytes);
+    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     if KNOWN.contains(&hash.as_str()) {
         return Ok(format!("{SIGNER} (the file that this program was made with)"));
     }

@@ -1,7 +1,7 @@
 //! The host's event log: source `overlay-gw`, event ids that stay, their texts in the program's message table
 //! (`windows/events.mc`).
 
-use super::Event;
+use super::HostEvent;
 use std::io;
 use std::path::Path;
 use std::ptr;
@@ -24,10 +24,10 @@ const SOURCE: windows_sys::core::PCWSTR =
     w!("SYSTEM\\CurrentControlSet\\Services\\EventLog\\Application\\overlay-gw");
 
 /// Writes an event. One that cannot be written is lost: the log file has more anyway.
-pub fn write(event: Event, what: &str) {
+pub fn write(event: HostEvent, what: &str) {
     let kind = match event {
-        Event::Ready | Event::Stopping | Event::PathRestored => EVENTLOG_INFORMATION_TYPE,
-        Event::AdapterLost => EVENTLOG_WARNING_TYPE,
+        HostEvent::Ready | HostEvent::Stopping | HostEvent::PathRestored => EVENTLOG_INFORMATION_TYPE,
+        HostEvent::AdapterLost => EVENTLOG_WARNING_TYPE,
     };
     report(kind, event as u32, what);
 }

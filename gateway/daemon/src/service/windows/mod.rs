@@ -4,7 +4,7 @@ mod events;
 mod rotate;
 mod scm;
 
-use super::Event;
+use super::HostEvent;
 use crate::cli::{Command, Global, HolderArgs, ServiceAction, ServiceArgs};
 use crate::exit::Failure;
 use std::sync::OnceLock;
@@ -66,7 +66,7 @@ impl Notices {
 pub fn notify_ready() {
     if let Some(service) = SERVICE.get() {
         service.running();
-        tell(Event::Ready, "");
+        tell(HostEvent::Ready, "");
     }
 }
 
@@ -77,12 +77,12 @@ pub fn keep_carrier(_: &overlay_platform::os::TunDevice) {}
 pub fn notify_stopping() {
     if let Some(service) = SERVICE.get() {
         service.stopping();
-        tell(Event::Stopping, "");
+        tell(HostEvent::Stopping, "");
     }
 }
 
 /// Writes into the host's event log, when this process is a service.
-pub fn tell(event: Event, what: &str) {
+pub fn tell(event: HostEvent, what: &str) {
     if SERVICE.get().is_some() {
         events::write(event, what);
     }

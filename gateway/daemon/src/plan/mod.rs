@@ -1,8 +1,10 @@
 //! `plan`: cuts an overlay into slots and writes the packs.
 
-use crate::cli::{Global, PlanArgs};
+mod later;
+
+use crate::cli::{Global, PlanAction, PlanArgs};
 use crate::exit::{self, Failure};
-use overlay_config::plan::{PackFile, Plan, PlanHub, PlanMember, PlanNode};
+use overlay_config::plan::{PackFile, Plan, PlanHub, PlanMember, PlanNode, SIGNING_KEY_FILE};
 use overlay_config::{Endpoint, Route};
 use overlay_platform::os;
 use std::io::{ErrorKind, Write};
@@ -14,18 +16,28 @@ use std::str::FromStr;
 /// # Errors
 /// Mistakes in the plan, all at once; a file that is already there. Nothing is written then.
 pub fn run(args: &PlanArgs, global: &Global) -> Result<u8, Failure> {
+    match &args.action {
+        Some(PlanAction::AddNode { out, node, replace }) => {
+            return later::add_node(out, node, *replace, global);
+        }
+        Some(PlanAction::Revoke { out, node }) => return later::revoke(out, node, global),
+        None => {}
+    }
+    let Some(out) = &args.out else {
+        return Err(Failure::bad_input("--out is missing", "name a folder for the packs with --out DIR"));
+    };
     let plan = read(args)?;
     for warning in plan.check()? {
         eprintln!("{warning}");
     }
     let packs = plan.packs(&mut crate::random::fill)?;
-    write(&args.out, &packs)?;
+    write(out, &packs)?;
     if global.json {
-        let files: Vec<_> = packs.iter().map(|file| args.out.join(&file.path)).collect();
+        let files: Vec<_> = packs.iter().map(|file| out.join(&file.path)).collect();
         println!("{}", serde_json::json!({ "files": files }));
     } else {
         for file in &packs {
-            println!("{}", args.out.join(&file.path).display());
+            println!("{}", out.join(&file.path).display());
         }
         println!(
             "\nCopy each folder to its server, and keep it from others: it holds the private key. Then:"
@@ -36,6 +48,10 @@ pub fn run(args: &PlanArgs, global: &Global) -> Result<u8, Failure> {
         for hub in &plan.hubs {
             println!("  on {:12} overlay-gw hub --config {}/config.toml", hub.name, hub.name);
         }
+        println!(
+            "\nKeep {} where only you can read it: it signs who is a member. `overlay-gw plan add-node` and\n`overlay-gw plan revoke` need it, and nobody else does.",
+            out.join(SIGNING_KEY_FILE).display()
+        );
     }
     Ok(exit::OK)
 }

@@ -1,0 +1,548 @@
+//! The conversation between gateways: what each message from a peer's session leads to.
+//!
+//! Messages are put aside while their batch is handled, and acted on here with no lock held: what one peer says often
+//! concerns another. Two links are never locked at the same time.
+
+use crate::control::{self, Absence, Capabilities, Header, HubId, Message, Unreadable, Whereabouts};
+use crate::counters::DropReason;
+use crate::engine::{Engine, in_overlay};
+use crate::event::Event;
+use crate::label::{self, Holder, Label, Use};
+use crate::output::Output;
+use crate::packet::{Batch, DatagramBatch};
+use crate::peer::path::{Paths, Step, Way};
+use crate::peer::probe::Prober;
+use crate::peer::tunnel::{Admission, MIN_BUFFER, Opened, Tunnel};
+use crate::peer::{Kin, LinkGuard, LinkState, Peer, PeerIndex, Sealing};
+use crate::settings::RoleSettings;
+use crate::table::Table;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+/// Packets on their way to peers.
+pub(crate) type Relay = Batch<PeerIndex, 0>;
+
+impl Engine {
+    /// Acts on the control messages that a batch has brought.
+    pub(crate) fn converse(&self, now: Instant, table: &Table, out: &mut Output) {
+        let Output { inbox, relay, net, .. } = out;
+        for ((index, from), packet) in inbox.iter() {
+            let Some(peer) = table.peer(index) else { continue };
+            match control::read(packet) {
+                Ok((header, message)) => {
+                    let heard = Heard { now, table, peer, from, header };
+                    self.hear(&heard, message, relay, net);
+                }
+                Err(Unreadable::Unknown) => self.drops.count(DropReason::ControlUnknown),
+                Err(Unreadable::Malformed(_)) => self.drops.count(DropReason::ControlMalformed),
+            }
+        }
+    }
+
+    /// Puts a message for a peer among the packets that are on their way.
+    pub(crate) fn say(&self, to: PeerIndex, message: &Message<'_>, relay: &mut Relay) {
+        let sequence = self.sequence.fetch_add(1, Relaxed).wrapping_add(1);
+        let header = Header { epoch: self.epoch, sequence };
+        let written = relay.reserve(control::MAX_MESSAGE).and_then(|mut room| {
+            let len = control::write(header, message, room.buffer())?;
+            room.commit(to, len);
+            Some(())
+        });
+        if written.is_none() {
+            self.drops.count(DropReason::NoBuffer);
+        }
+    }
+
+    /// Says hello, if it is due.
+    pub(crate) fn greet(&self, now: Instant, to: PeerIndex, link: &mut LinkState, relay: &mut Relay) {
+        let Some(talk) = link.talk.as_mut().filter(|_| link.tunnel.has_session()) else { return };
+        if talk.is_due(now) {
+            let hello = Message::Hello { capabilities: self.capabilities(), seen: talk.seen() };
+            self.say(to, &hello, relay);
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let common = Capabilities::PROBES.and(Capabilities::RECORDS);
+        match self.table.load().settings.role {
+            RoleSettings::Hub => common.and(Capabilities::RELAYS),
+            RoleSettings::Node { .. } => common.and(Capabilities::SEALED).and(Capabilities::DIRECT),
+        }
+    }
+
+    fn hear(&self, heard: &Heard<'_>, message: Message<'_>, relay: &mut Relay, net: &mut DatagramBatch) {
+        let Heard { now, table, peer, from, header } = *heard;
+        let mut link = peer.link.lock();
+        let state = &mut *link;
+        let Some(talk) = &mut state.talk else { return self.drops.count(DropReason::ControlUnexpected) };
+        if let Message::Hello { capabilities, seen } = message {
+            return self.hear_hello(heard, capabilities, seen, state, relay);
+        }
+        if !talk.is_of_known(header) {
+            talk.remind(now);
+            self.greet(now, peer.index, state, relay);
+            return self.drops.count(DropReason::ControlUnexpected);
+        }
+        match (&mut state.kin, message) {
+            (_, Message::Membership { bytes }) => {
+                self.events
+                    .push(Event::Membership { public_key: peer.settings.public_key, bytes: bytes.to_vec() });
+            }
+            (Kin::Member(_), Message::Probe { number }) => {
+                let draining = self.draining.load(Relaxed);
+                self.say(peer.index, &Message::Echo { number, draining, seen_at: Some(from) }, relay);
+            }
+            (Kin::Member(seat), Message::Answer { nonce }) => {
+                if seat.answer(from, nonce) {
+                    self.take_seat(table, peer, from);
+                }
+            }
+            (Kin::Member(_), Message::Initiate { to, message }) => {
+                drop(link);
+                self.pass_on(heard, to, message, relay);
+            }
+            (Kin::Hub(_), Message::Challenge { nonce }) => {
+                self.say(peer.index, &Message::Answer { nonce }, relay);
+            }
+            (Kin::Hub(leg), Message::Echo { number, draining, seen_at }) => {
+                if leg.prober.answered(now, number).is_some() {
+                    self.soon.store(true, Relaxed);
+                }
+                leg.seen_at = seen_at.filter(|at| !in_overlay(table, *at));
+                if talk.is_latest(header) {
+                    leg.draining = draining;
+                }
+            }
+            (Kin::Hub(leg), Message::Notice { draining }) => {
+                if talk.is_latest(header) {
+                    leg.draining = draining;
+                }
+            }
+            (Kin::Hub(_), Message::Initiated { from: ordinal, message }) => {
+                drop(link);
+                self.relayed_initiation(heard, ordinal, message, net);
+            }
+            (Kin::Hub(_), Message::Absent { node, why }) => {
+                drop(link);
+                self.hear_absent(heard, node, why);
+            }
+            (Kin::Node(_), Message::Probe { number }) => {
+                self.say(peer.index, &Message::Echo { number, draining: false, seen_at: None }, relay);
+            }
+            (Kin::Node(node), Message::Echo { number, .. }) => {
+                if let Some(quiet) = &mut node.quiet {
+                    quiet.answered(now, number);
+                }
+            }
+            (Kin::Node(_), Message::Inner { message }) => {
+                self.hear_inner(heard, message, &mut link, relay);
+            }
+            (Kin::Node(node), Message::Whereabouts(told)) => {
+                let revision = told.revision;
+                let news = node.paths.tell(now, told, |address| usable(table, address));
+                self.say(peer.index, &Message::Noted { revision }, relay);
+                if news {
+                    self.steer(now, peer, &mut link, relay, net);
+                }
+            }
+            (Kin::Node(node), Message::Noted { revision }) => node.noted(revision),
+            _ => self.drops.count(DropReason::ControlUnexpected),
+        }
+    }
+
+    fn hear_hello(
+        &self,
+        heard: &Heard<'_>,
+        capabilities: Capabilities,
+        seen: u64,
+        link: &mut LinkState,
+        relay: &mut Relay,
+    ) {
+        let Heard { now, peer, from, header, .. } = *heard;
+        let Some(talk) = &mut link.talk else { return };
+        let greeted = talk.greet(header, capabilities, seen, self.epoch);
+        if greeted.answer {
+            talk.begin(now);
+        }
+        if greeted.anew {
+            match &mut link.kin {
+                Kin::Hub(leg) => (leg.prober, leg.draining) = (Prober::new(now), false),
+                Kin::Node(node) => node.meet(now, capabilities.have(Capabilities::DIRECT)),
+                Kin::Member(_) | Kin::Plain => {}
+            }
+            self.soon.store(true, Relaxed);
+            self.events.push(Event::Greeted { public_key: peer.settings.public_key });
+        }
+        self.greet(now, peer.index, link, relay);
+        if let Kin::Member(seat) = &mut link.kin {
+            self.challenge(now, peer.index, from, seat, relay);
+        }
+    }
+
+    /// A session has begun, or a datagram came from somewhere new.
+    pub(crate) fn after_datagram(
+        &self,
+        now: Instant,
+        peer: &Peer,
+        link: &mut LinkGuard<'_>,
+        from: SocketAddr,
+        datagram: &[u8],
+        out: &mut Output,
+    ) {
+        if link.tunnel.take_renewed() {
+            let way = Paths::way_from(from, &self.legs.read());
+            self.session_begun(now, peer, link, way, datagram.first() == Some(&2), &mut out.relay);
+        }
+        let state = &mut **link;
+        if let Kin::Member(seat) = &mut state.kin
+            && seat.confirmed != Some(from)
+            && state.talk.as_ref().is_some_and(|talk| talk.hello().is_some())
+        {
+            self.challenge(now, peer.index, from, seat, &mut out.relay);
+        }
+    }
+
+    /// `way`: where the message came from that was the last one needed; `answered`: it was the response to our initiation.
+    fn session_begun(
+        &self,
+        now: Instant,
+        peer: &Peer,
+        link: &mut LinkGuard<'_>,
+        way: Way,
+        answered: bool,
+        relay: &mut Relay,
+    ) {
+        let state = &mut **link;
+        if let Some(talk) = &mut state.talk {
+            talk.begin(now);
+        }
+        if let Kin::Node(node) = &mut state.kin {
+            node.sealed = true;
+            let legs = self.legs.read();
+            let planned = answered && node.paths.shaken(now, way);
+            let emergency = !planned && !node.paths.carries(now, &legs);
+            if emergency {
+                let alive = node.alive(&legs);
+                node.paths.take(now, way, alive);
+            }
+            if planned || emergency {
+                state.endpoint = Paths::address(way, &legs).or(state.endpoint);
+                drop(legs);
+                self.tell_path(peer, way, emergency);
+            }
+            self.soon.store(true, Relaxed);
+        }
+        self.greet(now, peer.index, link, relay);
+    }
+
+    fn tell_path(&self, peer: &Peer, way: Way, emergency: bool) {
+        let via = match way {
+            Way::Direct(_) => None,
+            Way::Via(hub) => self.table.load().peer(hub).map(|hub| hub.settings.name.clone()),
+        };
+        self.events.push(Event::PathChanged { peer: peer.settings.name.clone(), via, emergency });
+    }
+
+    /// Chooses the path to another node, and does what that needs.
+    pub(crate) fn steer(
+        &self,
+        now: Instant,
+        peer: &Peer,
+        link: &mut LinkGuard<'_>,
+        relay: &mut Relay,
+        net: &mut DatagramBatch,
+    ) {
+        let state = &mut **link;
+        let Kin::Node(node) = &mut state.kin else { return };
+        let legs = self.legs.read();
+        let step = node.paths.decide(now, &legs);
+        match step {
+            Step::Stay => {
+                // The hub itself may have moved.
+                if let Some(way @ Way::Via(_)) = node.paths.current() {
+                    state.endpoint = Paths::address(way, &legs).or(state.endpoint);
+                }
+            }
+            Step::Now(way) => {
+                if let Some(endpoint) = Paths::address(way, &legs) {
+                    let first = node.paths.current().is_none();
+                    let alive = node.alive(&legs);
+                    node.paths.take(now, way, alive);
+                    state.endpoint = Some(endpoint);
+                    drop(legs);
+                    if !first {
+                        self.tell_path(peer, way, true);
+                    }
+                }
+            }
+            Step::Prepare(way) => {
+                drop(legs);
+                let mut buffer = [0; MIN_BUFFER];
+                if let Some(len) = state.tunnel.initiate(now, &mut buffer) {
+                    self.send_initiation(peer, way, buffer.get(..len).unwrap_or_default(), relay, net);
+                }
+            }
+        }
+    }
+
+    /// Sends a handshake initiation to another node by this way.
+    pub(crate) fn send_initiation(
+        &self,
+        peer: &Peer,
+        way: Way,
+        initiation: &[u8],
+        relay: &mut Relay,
+        net: &mut DatagramBatch,
+    ) {
+        match way {
+            Way::Direct(address) => {
+                if !net.push(address, initiation) {
+                    self.drops.count(DropReason::NoBuffer);
+                }
+            }
+            Way::Via(hub) => {
+                let ordinal = self.table.load().ordinal_of(peer);
+                if let (Some(to), Ok(message)) = (ordinal, initiation.try_into()) {
+                    self.say(hub, &Message::Initiate { to, message }, relay);
+                }
+            }
+        }
+    }
+
+    /// A node: an initiation of another node, which a hub has passed on. What answers it goes back by the same way: its label
+    /// says to whom.
+    fn relayed_initiation(
+        &self,
+        heard: &Heard<'_>,
+        ordinal: u16,
+        message: &[u8; MIN_BUFFER],
+        net: &mut DatagramBatch,
+    ) {
+        let Heard { now, table, peer: hub, from, .. } = *heard;
+        // Under load the cookie is for the sender's own address, not for the hub's.
+        let source = IpAddr::V4(slot_address(table, ordinal));
+        let mut reply = [0; MIN_BUFFER];
+        let key = match self.guard.load().admit(&self.identity, source, message, &mut reply) {
+            Admission::Initiation(key) => key,
+            Admission::Cookie(len) => {
+                net.push(from, reply.get(..len).unwrap_or_default());
+                return self.drops.count(DropReason::UnderLoad);
+            }
+            Admission::UnderLoad => return self.drops.count(DropReason::UnderLoad),
+            Admission::Session(_) | Admission::Invalid => {
+                return self.drops.count(DropReason::NotWireguard);
+            }
+        };
+        let Some(peer) = table.by_key(&key) else { return self.drops.count(DropReason::UnknownPeer) };
+        if peer.settings.sealing == Sealing::Never || table.ordinal_of(peer) != Some(ordinal) {
+            return self.drops.count(DropReason::UnknownPeer);
+        }
+        let mut link = peer.link.lock();
+        self.attach(now, table, peer, &mut link);
+        match link.tunnel.open(now, source, message, &mut reply) {
+            Opened::Reply(len) => {
+                link.last_received = Some(now);
+                net.push(from, reply.get(..len).unwrap_or_default());
+                let state = &mut *link;
+                if let Kin::Node(node) = &mut state.kin {
+                    let legs = self.legs.read();
+                    if !node.paths.carries(now, &legs) {
+                        let alive = node.alive(&legs);
+                        node.paths.take(now, Way::Via(hub.index), alive);
+                        state.endpoint = Some(from);
+                    }
+                }
+            }
+            _ => self.drops.count(DropReason::Unauthentic),
+        }
+    }
+
+    /// For whom a cookie would be: a response that a hub has forwarded is its sender's, as an initiation is. A node has one
+    /// cookie for each peer, whatever it sends.
+    pub(crate) fn source(&self, table: &Table, from: SocketAddr, datagram: &[u8]) -> IpAddr {
+        if datagram.first() == Some(&2)
+            && let Some(Holder::Node { local, .. }) = label::receiver(datagram).map(|r| Label::of(r).holder())
+            && self.legs.read().iter().any(|leg| leg.endpoint == from)
+            && let Some((index, Use::Carries)) = table.labels.holder(local)
+            && let Some(ordinal) = table.peer(index).and_then(|peer| table.ordinal_of(peer))
+        {
+            return IpAddr::V4(slot_address(table, ordinal));
+        }
+        from.ip()
+    }
+
+    fn hear_absent(&self, heard: &Heard<'_>, ordinal: u16, why: Absence) {
+        let Heard { now, table, peer: hub, .. } = *heard;
+        let Some(peer) = table.by_ordinal(ordinal) else { return };
+        if let Kin::Node(node) = &mut peer.link.lock().kin {
+            match why {
+                Absence::Away => node.paths.note_absent(now, hub.index),
+                Absence::Plain => node.note_plain(now, hub.index),
+            }
+        }
+    }
+
+    /// A handshake message of the session that tries direct paths.
+    fn hear_inner(&self, heard: &Heard<'_>, message: &[u8], link: &mut LinkGuard<'_>, relay: &mut Relay) {
+        let Heard { now, table, peer, from, .. } = *heard;
+        self.attach_tries(now, table, peer, link);
+        let Kin::Node(node) = &mut link.kin else { return };
+        let Some((tries, _)) = &mut node.tries else { return self.drops.count(DropReason::NoSession) };
+        let mut buffer = [0; MIN_BUFFER];
+        match tries.open(now, from.ip(), message, &mut buffer) {
+            Opened::Reply(len) => {
+                let message = buffer.get(..len).unwrap_or_default();
+                self.say(peer.index, &Message::Inner { message }, relay);
+            }
+            Opened::Nothing | Opened::Packet(_) => {}
+            Opened::Rejected => self.drops.count(DropReason::Unauthentic),
+        }
+        if tries.take_renewed() {
+            self.soon.store(true, Relaxed);
+        }
+    }
+
+    /// A datagram of the session that tries direct paths: a probe, or an answer to one of ours.
+    pub(crate) fn direct_probe(
+        &self,
+        now: Instant,
+        link: &mut LinkGuard<'_>,
+        from: SocketAddr,
+        datagram: &[u8],
+        out: &mut Output,
+    ) {
+        let state = &mut **link;
+        let (Kin::Node(node), Some(talk)) = (&mut state.kin, &state.talk) else { return };
+        let Some((tries, _)) = &mut node.tries else { return self.drops.count(DropReason::NoSession) };
+        let Some(buffer) = out.scratch.get_mut(..MIN_BUFFER.max(datagram.len())) else { return };
+        let packet = match tries.open(now, from.ip(), datagram, buffer) {
+            Opened::Packet(len) => buffer.get(..len).unwrap_or_default(),
+            Opened::Nothing | Opened::Reply(_) => return,
+            Opened::Rejected => return self.drops.count(DropReason::Unauthentic),
+        };
+        let read = control::read(packet);
+        node.paths.heard(now, from);
+        match read {
+            Ok((header, _)) if !talk.is_of_known(header) => self.drops.count(DropReason::ControlUnexpected),
+            Ok((_, Message::Probe { number })) => {
+                let echo = Message::Echo { number, draining: false, seen_at: Some(from) };
+                self.say_directly(tries, from, &echo, &mut out.net);
+            }
+            Ok((_, Message::Echo { number, .. })) => node.tried(now, number),
+            Ok(_) => self.drops.count(DropReason::ControlUnexpected),
+            Err(Unreadable::Unknown) => self.drops.count(DropReason::ControlUnknown),
+            Err(Unreadable::Malformed(_)) => self.drops.count(DropReason::ControlMalformed),
+        }
+    }
+
+    /// Seals a message in the session that tries direct paths, and sends it to `to`.
+    pub(crate) fn say_directly(
+        &self,
+        tries: &mut Tunnel,
+        to: SocketAddr,
+        message: &Message<'_>,
+        net: &mut DatagramBatch,
+    ) {
+        let sequence = self.sequence.fetch_add(1, Relaxed).wrapping_add(1);
+        let mut packet = [0; control::MAX_MESSAGE];
+        let len = control::write(Header { epoch: self.epoch, sequence }, message, &mut packet);
+        let packet = packet.get(..len.unwrap_or_default()).unwrap_or_default();
+        let Some(mut room) = net.reserve(MIN_BUFFER.max(packet.len() + crate::peer::tunnel::OVERHEAD)) else {
+            return self.drops.count(DropReason::NoBuffer);
+        };
+        if let Some(len) = tries.seal(packet, room.buffer()) {
+            room.commit(to, len);
+        }
+    }
+
+    /// Gives a node's tunnel its label, if it has none yet.
+    pub(crate) fn attach(&self, now: Instant, table: &Table, peer: &Peer, link: &mut LinkGuard<'_>) {
+        if link.tunnel.is_attached() {
+            return;
+        }
+        if let Some(local) = table.labels.give(now, peer.index, Use::Carries) {
+            let label = Label::node(table.own_ordinal().unwrap_or_default(), local);
+            link.tunnel.attach(&self.identity, &peer.settings.tunnel(label));
+        }
+    }
+
+    /// Makes the session that tries direct paths, if there is none yet.
+    pub(crate) fn attach_tries(&self, now: Instant, table: &Table, peer: &Peer, link: &mut LinkGuard<'_>) {
+        let Kin::Node(node) = &mut link.kin else { return };
+        if node.tries.is_some() {
+            return;
+        }
+        if let Some(local) = table.labels.give(now, peer.index, Use::Tries) {
+            let label = Label::node(table.own_ordinal().unwrap_or_default(), local);
+            let mut settings = peer.settings.tunnel(label);
+            (settings.warm, settings.keepalive) = (true, None);
+            let seed = u64::from(label.bits());
+            node.tries = Some((Box::new(Tunnel::new(&self.identity, &settings, now, seed)), local));
+        }
+    }
+
+    /// Takes back the labels of a peer that is no member any more.
+    pub(crate) fn give_back_labels(&self, now: Instant, table: &Table, link: &mut LinkGuard<'_>) {
+        let carries = link.tunnel.label().map(Label::of);
+        link.tunnel.detach();
+        if let Kin::Node(node) = &mut link.kin
+            && let Some((_, local)) = node.tries.take()
+        {
+            table.labels.take_back(now, local);
+        }
+        if let Some(Holder::Node { local, .. }) = carries.map(Label::holder) {
+            table.labels.take_back(now, local);
+        }
+    }
+}
+
+/// A message from a peer.
+#[derive(Clone, Copy)]
+pub(crate) struct Heard<'a> {
+    /// When.
+    pub now: Instant,
+    /// The peers at that time.
+    pub table: &'a Table,
+    /// Who sent it.
+    pub peer: &'a Peer,
+    /// From where.
+    pub from: SocketAddr,
+    /// Its header.
+    pub header: Header,
+}
+
+/// The address of the node whose slot has this ordinal.
+fn slot_address(table: &Table, ordinal: u16) -> Ipv4Addr {
+    let first = u32::from(table.settings.overlay.network());
+    let shift = 32 - u32::from(table.settings.slot_prefix.min(32));
+    Ipv4Addr::from(first.wrapping_add(u32::from(ordinal).checked_shl(shift).unwrap_or_default() + 1))
+}
+
+/// Whether an address that a peer has told may be tried: a host somewhere, and not within the overlay.
+fn usable(table: &Table, address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let special = match ip {
+        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let nowhere = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || special;
+    !nowhere && address.port() != 0 && !in_overlay(table, address)
+}
+
+/// What a node tells of its hubs and addresses.
+pub(crate) fn whereabouts(
+    revision: u32,
+    legs: &[crate::peer::path::Leg],
+    addresses: impl Iterator<Item = SocketAddr>,
+) -> Whereabouts {
+    let mut whereabouts = Whereabouts::new(revision);
+    for leg in legs.iter().filter(|leg| leg.relays) {
+        let crate::peer::path::Leg { id, up, draining, rtt, .. } = *leg;
+        whereabouts.add_hub(control::HubReach { hub: HubId(id.0), up, draining, rtt });
+    }
+    for address in addresses {
+        whereabouts.add_address(address);
+    }
+    whereabouts
+}

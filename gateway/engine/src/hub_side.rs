@@ -1,0 +1,104 @@
+//! The hub's side of the conversation: who sits where, and handshakes that are passed on.
+
+use crate::control::{Absence, Capabilities, Message};
+use crate::conversation::{Heard, Relay};
+use crate::counters::DropReason;
+use crate::engine::Engine;
+use crate::event::Event;
+use crate::peer::tunnel::MIN_BUFFER;
+use crate::peer::{Kin, Peer, PeerIndex};
+use crate::relay::Seat;
+use crate::settings::RoleSettings;
+use crate::table::Table;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// A member of which nothing was heard for this long is not there: its probes come four times a second.
+const AWAY_AFTER: Duration = Duration::from_secs(3);
+
+impl Engine {
+    /// A hub: asks a member whether it is where it seems to be.
+    pub(crate) fn challenge(
+        &self,
+        now: Instant,
+        member: PeerIndex,
+        endpoint: SocketAddr,
+        seat: &mut Seat,
+        relay: &mut Relay,
+    ) {
+        if let Some(nonce) = seat.challenge(now, endpoint, || self.nonce(now, member)) {
+            self.say(member, &Message::Challenge { nonce }, relay);
+        }
+    }
+
+    /// What nobody can guess who has not seen it: a keyed hash of a count.
+    fn nonce(&self, now: Instant, member: PeerIndex) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.secret, self.sequence.fetch_add(1, Relaxed), member, now).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    pub(crate) fn take_seat(&self, table: &Table, peer: &Peer, endpoint: SocketAddr) {
+        if let Some(ordinal) = table.ordinal_of(peer) {
+            self.seats.set(peer.index, ordinal, endpoint);
+            let public_key = peer.settings.public_key;
+            self.events.push(Event::EndpointConfirmed { public_key, endpoint });
+        }
+    }
+
+    /// The table has changed: only its members have seats.
+    pub(crate) fn replace_seats(&self, table: &Table) {
+        if table.settings.role == RoleSettings::Hub {
+            self.seats.replace(table.peers().filter_map(|peer| match &peer.link.lock().kin {
+                Kin::Member(seat) => Some((peer.index, table.ordinal_of(peer)?, seat.confirmed?)),
+                _ => None,
+            }));
+        }
+    }
+
+    /// A hub: passes a member's handshake initiation on to another.
+    pub(crate) fn pass_on(&self, heard: &Heard<'_>, to: u16, message: &[u8; MIN_BUFFER], relay: &mut Relay) {
+        let Heard { now, table, peer, from, .. } = *heard;
+        let Some(ordinal) = table.ordinal_of(peer) else { return };
+        if self.seats.member(from) != Some(peer.index) {
+            return self.drops.count(DropReason::RelayUnconfirmed);
+        }
+        if !peer.link.account().lock().handshake(now) {
+            return self.drops.count(DropReason::RelayLimited);
+        }
+        let absence = match self.seats.place(to).and_then(|(index, _)| table.peer(index)) {
+            None => Some(self.absence(now, table, to)),
+            Some(other) => {
+                let link = other.link.lock();
+                let here =
+                    link.last_received.is_some_and(|at| now.saturating_duration_since(at) < AWAY_AFTER);
+                let able = link.talk.as_ref().is_some_and(|talk| talk.can(Capabilities::SEALED));
+                let session = link.tunnel.has_session();
+                drop(link);
+                if here && able && session {
+                    self.say(other.index, &Message::Initiated { from: ordinal, message }, relay);
+                    None
+                } else {
+                    Some(Absence::Away)
+                }
+            }
+        };
+        if let Some(why) = absence {
+            self.drops.count(DropReason::RelayAbsent);
+            self.say(peer.index, &Message::Absent { node: to, why }, relay);
+        }
+    }
+
+    /// Why there is nobody in the seat of this slot.
+    fn absence(&self, now: Instant, table: &Table, ordinal: u16) -> Absence {
+        let plain = table.by_ordinal(ordinal).is_some_and(|member| {
+            let link = member.link.lock();
+            let silent = link.talk.as_ref().is_none_or(|talk| talk.is_plain(now));
+            link.tunnel.has_session() && silent
+        });
+        if plain { Absence::Plain } else { Absence::Away }
+    }
+}

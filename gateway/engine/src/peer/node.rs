@@ -1,0 +1,335 @@
+//! Another node, as this node sees it: its paths, the session that tries direct ones, and what each has told the other.
+
+use crate::peer::PeerIndex;
+use crate::peer::path::{Candidate, Leg, Paths, Way};
+use crate::peer::probe::{PACE, Prober};
+use crate::peer::tunnel::Tunnel;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// A peer that we send to and that says nothing for this long is asked whether it is there.
+const QUIET: Duration = Duration::from_millis(400);
+
+/// Our whereabouts are told again when they are not noted: after this, then twice as long, up to the last.
+const TELL_AGAIN: Duration = Duration::from_millis(100);
+const TELL_AGAIN_AT_MOST: Duration = Duration::from_secs(20);
+
+/// Probes to a direct candidate that never answered, and how far apart.
+const TRIES: u32 = 3;
+const TRY_PACE: Duration = Duration::from_millis(150);
+
+/// A candidate that carried once is tried for longer, at this pace; so is one that carries and is not in use.
+const STANDBY_TRIES: u32 = 60;
+const STANDBY_PACE: Duration = Duration::from_secs(1);
+
+/// A candidate that was tried in vain is tried again after this long.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+
+/// A hub's word that the peer has no end-to-end sessions counts this long.
+const PLAIN_FOR: Duration = Duration::from_secs(5);
+
+/// Bits of a direct probe's number that say which candidate it went to.
+const CANDIDATE_SHIFT: u32 = 28;
+
+/// Another node.
+#[derive(Debug, Default)]
+pub struct NodePeer {
+    /// The ways to it.
+    pub paths: Paths,
+    /// The session that tries direct paths, and its local number.
+    pub tries: Option<(Box<Tunnel>, u16)>,
+    /// Asks whether it is there, while it is not heard.
+    pub quiet: Option<Prober>,
+    /// There was an end-to-end session: from then on nothing goes to it, or comes from it, in any other way.
+    pub sealed: bool,
+    /// The hub that said that it has no end-to-end sessions, and until when that counts.
+    plain_via: Option<(PeerIndex, Instant)>,
+    told: Told,
+    /// Packets sent when last looked, and when there were new ones.
+    sent: (u64, Option<Instant>),
+    last_from: Option<SocketAddr>,
+}
+
+/// What is to be thought of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// It is heard, or nothing is sent to it.
+    Well,
+    /// A probe of this number is due in the session itself.
+    Ask(u32),
+    /// Several were not answered: it is not there, or not reached by the path in use.
+    Gone,
+}
+
+/// What we have told of our own whereabouts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    noted: u32,
+    saying: u32,
+    due: Option<Instant>,
+    tries: u32,
+}
+
+impl NodePeer {
+    /// A node whose configured endpoint is `endpoint`.
+    #[must_use]
+    pub fn new(now: Instant, endpoint: Option<SocketAddr>) -> Self {
+        Self { paths: Paths::new(now, endpoint), ..Self::default() }
+    }
+
+    /// The peer has restarted, or is met for the first time. `direct`: it answers probes of direct paths.
+    pub fn meet(&mut self, now: Instant, direct: bool) {
+        self.paths.forget(now, direct);
+        (self.told, self.quiet) = (Told::default(), None);
+    }
+
+    /// Something authentic came from `from`: where datagrams go from now on, when that has changed (WireGuard paper, section
+    /// 2.1, roaming; a path through a hub does not roam).
+    pub fn arrived(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        legs: impl Fn() -> Option<Way>,
+    ) -> Option<SocketAddr> {
+        if self.last_from == Some(from) {
+            return None;
+        }
+        self.last_from = Some(from);
+        let way = legs()?;
+        if let Way::Direct(address) = way {
+            self.paths.heard(now, address);
+        }
+        let roams = match (self.paths.current(), way) {
+            (None, _) => true,
+            (Some(Way::Direct(old)), Way::Direct(new)) => old != new,
+            _ => false,
+        };
+        if roams {
+            self.paths.take(now, way, None);
+        }
+        roams.then_some(from)
+    }
+
+    /// Whether our whereabouts of this revision are to be told now; then they count as told once more.
+    pub fn tells(&mut self, now: Instant, revision: u32) -> bool {
+        let told = &mut self.told;
+        if told.noted >= revision {
+            return false;
+        }
+        if told.saying != revision {
+            (told.saying, told.due, told.tries) = (revision, None, 0);
+        }
+        if told.due.is_some_and(|due| now < due) {
+            return false;
+        }
+        let pause = TELL_AGAIN.saturating_mul(1 << told.tries.min(16)).min(TELL_AGAIN_AT_MOST);
+        told.tries += 1;
+        told.due = Some(now + pause);
+        true
+    }
+
+    /// The peer has noted our whereabouts.
+    pub fn noted(&mut self, revision: u32) {
+        self.told.noted = self.told.noted.max(revision);
+    }
+
+    /// A hub says that the peer has no end-to-end sessions.
+    pub fn note_plain(&mut self, now: Instant, hub: PeerIndex) {
+        self.plain_via = Some((hub, now + PLAIN_FOR));
+    }
+
+    /// Whether that hub has just said so.
+    #[must_use]
+    pub fn is_plain_via(&self, now: Instant, hub: PeerIndex) -> bool {
+        self.plain_via.is_some_and(|(via, until)| via == hub && now < until)
+    }
+
+    /// Looks after a peer that we send to (`sent` packets up to now) and that says nothing.
+    pub fn watch(&mut self, now: Instant, sent: u64, heard: Option<Instant>) -> Watched {
+        if sent != self.sent.0 {
+            self.sent = (sent, Some(now));
+        }
+        let recent =
+            |at: Option<Instant>, span| at.is_some_and(|at| now.saturating_duration_since(at) < span);
+        // Heard since the last packet that went to it: nothing is open.
+        let settled = heard.is_some_and(|heard| self.sent.1.is_none_or(|sent| heard >= sent));
+        if settled || recent(heard, QUIET) || !recent(self.sent.1, Duration::from_secs(2)) {
+            self.quiet = None;
+            return Watched::Well;
+        }
+        let quiet = self.quiet.get_or_insert_with(|| Prober::trusting(now));
+        match quiet.poll(now) {
+            (Some(_), _) => {
+                self.quiet = None;
+                self.sent.1 = None;
+                Watched::Gone
+            }
+            (None, probe) => probe.map_or(Watched::Well, Watched::Ask),
+        }
+    }
+
+    /// The probe that is due to the direct candidate at `place`: its number and where it goes.
+    pub fn try_candidate(&mut self, now: Instant, place: usize) -> Option<(u32, SocketAddr)> {
+        let current = self.paths.current();
+        let candidate = self.paths.candidates_mut().get_mut(place)?;
+        let in_use = current == Some(Way::Direct(candidate.address));
+        let prober = &mut candidate.prober;
+        let (pace, most) = match (prober.is_up(), prober.was_ever_up()) {
+            (true, _) if in_use => (PACE, u32::MAX),
+            (true, _) => (STANDBY_PACE, u32::MAX),
+            (false, true) => (STANDBY_PACE, STANDBY_TRIES),
+            (false, false) => (TRY_PACE, TRIES),
+        };
+        if candidate.tries >= most {
+            // The last ones still may be missed, or answered; then it rests.
+            if now.saturating_duration_since(prober.last_sent()) >= TRY_AGAIN {
+                candidate.tries = 0;
+            }
+            prober.poll_only(now);
+            return None;
+        }
+        prober.set_pace(pace);
+        let number = prober.poll(now).1?;
+        candidate.tries = if prober.is_up() { 0 } else { candidate.tries + 1 };
+        Some((number & ((1 << CANDIDATE_SHIFT) - 1) | (place as u32) << CANDIDATE_SHIFT, candidate.address))
+    }
+
+    /// A direct probe was answered.
+    pub fn tried(&mut self, now: Instant, number: u32) {
+        let place = (number >> CANDIDATE_SHIFT) as usize;
+        if let Some(candidate) = self.paths.candidates_mut().get_mut(place) {
+            candidate.prober.answered(now, number & ((1 << CANDIDATE_SHIFT) - 1));
+        }
+    }
+
+    /// When something is due with the direct candidates.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let due = |candidate: &Candidate| {
+            let active = candidate.prober.is_up() || candidate.tries < TRIES;
+            (active && self.tries.is_some()).then(|| candidate.prober.deadline())
+        };
+        let direct = self.paths.candidates().iter().filter_map(due).min();
+        let quiet = self.quiet.as_ref().map(Prober::deadline);
+        direct.into_iter().chain(quiet).min()
+    }
+
+    /// When the path in use was last known to carry, as far as we know.
+    #[must_use]
+    pub fn alive(&self, legs: &[Leg]) -> Option<Instant> {
+        match self.paths.current()? {
+            Way::Via(hub) => legs.iter().find(|leg| leg.hub == hub)?.alive,
+            Way::Direct(address) => {
+                self.paths.candidates().iter().find(|candidate| candidate.address == address)?.prober.alive()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Whereabouts;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn at(n: u16) -> SocketAddr {
+        ([203, 0, 113, 1], n).into()
+    }
+
+    #[test]
+    fn whereabouts_are_told_until_they_are_noted_and_not_too_often() {
+        let (mut node, mut now) = (NodePeer::default(), Instant::now());
+        assert!(!node.tells(now, 0), "nothing to tell");
+        let mut told = 0;
+        for _ in 0..600 {
+            told += u32::from(node.tells(now, 1));
+            now += ms(100);
+        }
+        assert!((8..=12).contains(&told), "{told} in a minute");
+        node.noted(1);
+        assert!(!node.tells(now + TELL_AGAIN_AT_MOST, 1));
+        assert!(node.tells(now, 2), "a change, at once");
+        assert!(!node.tells(now, 2));
+        node.meet(now, true);
+        assert!(node.tells(now, 2), "a peer that has restarted");
+    }
+
+    #[test]
+    fn a_peer_that_answers_is_not_asked_and_one_that_does_not_is_given_up_in_time() {
+        let (mut node, start) = (NodePeer::default(), Instant::now());
+        let (mut now, mut sent) = (start, 0);
+        for _ in 0..100 {
+            (now, sent) = (now + ms(50), sent + 1);
+            assert_eq!(node.watch(now, sent, Some(now - ms(50))), Watched::Well);
+        }
+        let (fault, mut asked) = (now, 0);
+        let lost = loop {
+            (now, sent) = (now + ms(10), sent + 1);
+            match node.watch(now, sent, Some(fault)) {
+                Watched::Well => {}
+                Watched::Ask(_) => asked += 1,
+                Watched::Gone => break now - fault,
+            }
+        };
+        assert!(asked >= 3 && lost < ms(1300), "{asked}, {lost:?}");
+        // Nothing is sent: nothing is asked.
+        for _ in 0..100 {
+            now += ms(100);
+            assert_eq!(node.watch(now, sent, Some(fault)), Watched::Well);
+        }
+    }
+
+    #[test]
+    fn candidates_get_three_probes_each_and_rest_unless_one_answers() {
+        let mut now = Instant::now();
+        let mut node = NodePeer::new(now, Some(at(1)));
+        let mut told = Whereabouts::new(1);
+        for n in 2..=6 {
+            told.add_address(at(n));
+        }
+        node.paths.tell(now, told, |_| true);
+        let mut sent = std::collections::HashMap::new();
+        for _ in 0..500 {
+            now += ms(50);
+            for place in 0..8 {
+                if let Some((number, to)) = node.try_candidate(now, place) {
+                    *sent.entry(to.port()).or_insert(0) += 1;
+                    if to == at(3) {
+                        node.tried(now + ms(5), number);
+                    }
+                }
+            }
+        }
+        assert_eq!([1, 2, 4, 5, 6].map(|n| sent[&n]), [3; 5]);
+        assert!((20..=30).contains(&sent[&3]), "{} in 25 s, not in use", sent[&3]);
+        node.paths.take(now, Way::Direct(at(3)), None);
+        sent.clear();
+        for _ in 0..200 {
+            now += ms(50);
+            for place in 0..8 {
+                if let Some((number, to)) = node.try_candidate(now, place) {
+                    *sent.entry(to.port()).or_insert(0) += 1;
+                    node.tried(now + ms(5), number);
+                }
+            }
+        }
+        assert!((35..=42).contains(&sent[&3]), "{} in 10 s, in use", sent[&3]);
+    }
+
+    #[test]
+    fn a_direct_path_roams_and_one_through_a_hub_does_not() {
+        let now = Instant::now();
+        let mut node = NodePeer::default();
+        let direct = |n| move || Some(Way::Direct(at(n)));
+        assert_eq!(node.arrived(now, at(1), direct(1)), Some(at(1)), "the first");
+        assert_eq!(node.arrived(now, at(1), || panic!("asked once")), None);
+        assert_eq!(node.arrived(now, at(2), direct(2)), Some(at(2)));
+        assert_eq!(node.arrived(now, at(9), || Some(Way::Via(1))), None);
+        node.paths.take(now, Way::Via(1), None);
+        assert_eq!(node.arrived(now, at(3), direct(3)), None);
+        assert!(node.paths.candidates().iter().any(|candidate| candidate.address == at(3)), "to be tried");
+    }
+}

@@ -1,0 +1,461 @@
+//! Paths: the ways by which datagrams can reach a node, and the choice of one.
+//!
+//! A hub path is judged by its two legs: ours is probed by us, the other by the peer, which tells us. A direct path is probed
+//! in a session of its own. A dead path is left at once; a better one is taken after it has been well for a while, and after
+//! a handshake over it: WireGuard's replay window is too short for one session on two paths.
+
+use crate::control::{HubId, Whereabouts};
+use crate::peer::PeerIndex;
+use crate::peer::probe::Prober;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// The most direct candidates of one peer.
+pub const MAX_CANDIDATES: usize = 6;
+
+/// How long a better path must have been well before traffic moves to it.
+pub const SPELL: Duration = Duration::from_secs(10);
+
+/// The first direct path that is found need not wait that long: nothing was left for the path in use.
+const FIRST_SPELL: Duration = Duration::from_secs(2);
+
+/// Between two moves to a better path.
+pub const RETURN_PACE: Duration = Duration::from_secs(60);
+
+/// A planned move that has no handshake after this long is given up, and the path is not tried again for as long.
+const MOVE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Between the initiations of a planned move.
+const MOVE_RETRY: Duration = Duration::from_millis(500);
+
+/// How long a hub's word counts that a node is not there.
+const ABSENT_FOR: Duration = Duration::from_secs(2);
+
+/// A direct path over which a handshake went, but no probe yet, is given this long.
+const UNPROBED_FOR: Duration = Duration::from_secs(3);
+
+/// A way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// Straight to this address.
+    Direct(SocketAddr),
+    /// Sealed, through this hub.
+    Via(PeerIndex),
+}
+
+/// Our leg to a hub, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leg {
+    /// The hub.
+    pub hub: PeerIndex,
+    /// Its name among nodes.
+    pub id: HubId,
+    /// Where it is.
+    pub endpoint: SocketAddr,
+    /// Datagrams pass, both ways.
+    pub up: bool,
+    /// It forwards sealed datagrams.
+    pub relays: bool,
+    /// It has never said hello, and has had the time: as far as is known it only routes.
+    pub plain: bool,
+    /// It is a standard WireGuard server, by the configuration.
+    pub routed_only: bool,
+    /// It is to be left.
+    pub draining: bool,
+    /// Round trip.
+    pub rtt: Duration,
+    /// When it was last known to carry.
+    pub alive: Option<Instant>,
+}
+
+/// Where an address was learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Written in the configuration.
+    Configured,
+    /// The peer said so.
+    Told,
+    /// Something authentic came from there.
+    Heard,
+}
+
+/// A direct path that may carry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// Where.
+    pub address: SocketAddr,
+    /// How it was learnt.
+    pub source: Source,
+    /// Its probes, in the session that tries direct paths.
+    pub prober: Prober,
+    /// Probes since it was last worth trying.
+    pub tries: u32,
+    /// When the path was taken into use.
+    pub used: Option<Instant>,
+}
+
+impl Candidate {
+    fn new(now: Instant, address: SocketAddr, source: Source) -> Self {
+        Self { address, source, prober: Prober::new(now), tries: 0, used: None }
+    }
+
+    /// `probed`: the peer answers probes of direct paths.
+    fn is_up(&self, now: Instant, probed: bool) -> bool {
+        let unprobed = |since| !probed || now.saturating_duration_since(since) < UNPROBED_FOR;
+        self.prober.is_up() || (!self.prober.was_ever_up() && self.used.is_some_and(unprobed))
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Stay,
+    /// The path in use is dead, or there was none: this one, at once.
+    Now(Way),
+    /// Shake hands over this one; when that is done, take it.
+    Prepare(Way),
+}
+
+/// A move that waits for its handshake.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Moving {
+    to: Way,
+    since: Instant,
+    next: Instant,
+}
+
+/// What is known of one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WayState {
+    /// Which.
+    pub way: Way,
+    /// It carries.
+    pub up: bool,
+    /// It is to be left.
+    pub draining: bool,
+    /// Round trip, as far as known.
+    pub rtt: Option<Duration>,
+    /// Since when it carries.
+    pub since: Option<Instant>,
+}
+
+/// The ways to one peer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Paths {
+    current: Option<Way>,
+    moving: Option<Moving>,
+    told: Option<Whereabouts>,
+    /// Hubs that do not pass on to this peer, and until when that counts.
+    absent: Vec<(PeerIndex, Instant)>,
+    candidates: Vec<Candidate>,
+    /// The peer answers probes of direct paths.
+    probed: bool,
+    better: Option<(Way, Instant)>,
+    last_return: Option<Instant>,
+    shunned: Option<(Way, Instant)>,
+    changes: u64,
+    outage: Duration,
+    missed_heartbeats: u64,
+}
+
+impl Paths {
+    /// Paths to a peer whose configured endpoint is `endpoint`.
+    #[must_use]
+    pub fn new(now: Instant, endpoint: Option<SocketAddr>) -> Self {
+        let mut paths = Self::default();
+        paths.configure(now, endpoint);
+        paths
+    }
+
+    /// The configured endpoint has changed.
+    pub fn configure(&mut self, now: Instant, endpoint: Option<SocketAddr>) {
+        self.candidates.retain(|candidate| candidate.source != Source::Configured);
+        if let Some(address) = endpoint {
+            self.learn(now, address, Source::Configured);
+        }
+    }
+
+    /// The way in use.
+    #[must_use]
+    pub fn current(&self) -> Option<Way> {
+        self.current
+    }
+
+    /// How often the way has changed.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// How many beats of one a second were lost while no way carried that was believed to: each outage counts as the whole
+    /// seconds nearest to its length, and at least as one when a beat could have met it, half the time or more.
+    #[must_use]
+    pub fn missed_heartbeats(&self) -> u64 {
+        self.missed_heartbeats
+    }
+
+    /// For how long altogether the way in use did not carry.
+    #[must_use]
+    pub fn outage(&self) -> Duration {
+        self.outage
+    }
+
+    /// The direct candidates.
+    #[must_use]
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    /// The direct candidates, for their probes.
+    pub fn candidates_mut(&mut self) -> &mut [Candidate] {
+        &mut self.candidates
+    }
+
+    /// The peer has restarted: what it said before counts no more.
+    pub fn forget(&mut self, now: Instant, probed: bool) {
+        self.told = None;
+        self.absent.clear();
+        self.probed = probed;
+        for candidate in &mut self.candidates {
+            candidate.tries = 0;
+            candidate.used = candidate.used.map(|_| now);
+        }
+    }
+
+    /// The whereabouts that the peer told last.
+    #[must_use]
+    pub fn told(&self) -> Option<&Whereabouts> {
+        self.told.as_ref()
+    }
+
+    /// The peer says where it can be reached. `usable`: whether an address may be tried at all. Returns whether it is news.
+    pub fn tell(&mut self, now: Instant, told: Whereabouts, usable: impl Fn(SocketAddr) -> bool) -> bool {
+        if self.told.is_some_and(|known| known.revision >= told.revision) {
+            return false;
+        }
+        self.candidates.retain(|candidate| {
+            candidate.source != Source::Told
+                || candidate.prober.is_up()
+                || told.addresses().any(|address| address == candidate.address)
+        });
+        for address in told.addresses().filter(|address| usable(*address)) {
+            self.learn(now, address, Source::Told);
+        }
+        // Both sides are told at about the same time: now is when probes meet (hole punching).
+        for candidate in &mut self.candidates {
+            candidate.tries = 0;
+        }
+        self.told = Some(told);
+        true
+    }
+
+    /// Something authentic came straight from `address`.
+    pub fn heard(&mut self, now: Instant, address: SocketAddr) {
+        self.learn(now, address, Source::Heard);
+    }
+
+    /// A hub does not pass on to this peer.
+    pub fn note_absent(&mut self, now: Instant, hub: PeerIndex) {
+        self.absent.retain(|(other, until)| *other != hub && *until > now);
+        self.absent.push((hub, now + ABSENT_FOR));
+    }
+
+    fn learn(&mut self, now: Instant, address: SocketAddr, source: Source) {
+        if let Some(known) = self.candidates.iter_mut().find(|candidate| candidate.address == address) {
+            known.source = known.source.min(source);
+            return;
+        }
+        if self.candidates.len() >= MAX_CANDIDATES {
+            // One that never carried, and that nobody wrote down, makes room.
+            let current = self.current;
+            let useless = self.candidates.iter().position(|candidate| {
+                candidate.source != Source::Configured
+                    && !candidate.prober.was_ever_up()
+                    && current != Some(Way::Direct(candidate.address))
+            });
+            match useless {
+                Some(useless) if source == Source::Heard => drop(self.candidates.remove(useless)),
+                _ => return,
+            }
+        }
+        self.candidates.push(Candidate::new(now, address, source));
+    }
+
+    /// What is known of each way.
+    pub fn ways<'a>(&'a self, now: Instant, legs: &'a [Leg]) -> impl Iterator<Item = WayState> + 'a {
+        let direct = self.candidates.iter().map(move |candidate| WayState {
+            way: Way::Direct(candidate.address),
+            up: candidate.is_up(now, self.probed),
+            draining: false,
+            rtt: candidate.prober.rtt(),
+            since: candidate.prober.is_up().then(|| candidate.prober.since()),
+        });
+        direct.chain(legs.iter().filter(|leg| leg.relays).map(move |leg| self.via(now, leg)))
+    }
+
+    fn via(&self, now: Instant, leg: &Leg) -> WayState {
+        let away = self.absent.iter().any(|(hub, until)| *hub == leg.hub && *until > now);
+        let theirs = self.told.as_ref().map(|told| told.hubs().find(|reach| reach.hub == leg.id));
+        // Until the peer has said anything, its leg is as good as ours.
+        let (up, draining, rtt) = match theirs {
+            None => (true, false, leg.rtt),
+            Some(None) => (false, false, leg.rtt),
+            Some(Some(reach)) => (reach.up, reach.draining, reach.rtt),
+        };
+        WayState {
+            way: Way::Via(leg.hub),
+            up: leg.up && up && !away,
+            draining: leg.draining || draining,
+            rtt: Some(leg.rtt + rtt),
+            since: None,
+        }
+    }
+
+    /// Whether the way in use carries, as far as is known.
+    #[must_use]
+    pub fn carries(&self, now: Instant, legs: &[Leg]) -> bool {
+        self.current.is_some_and(|current| self.ways(now, legs).any(|state| state.way == current && state.up))
+    }
+
+    /// Where datagrams go on this way.
+    #[must_use]
+    pub fn address(way: Way, legs: &[Leg]) -> Option<SocketAddr> {
+        match way {
+            Way::Direct(address) => Some(address),
+            Way::Via(hub) => legs.iter().find(|leg| leg.hub == hub).map(|leg| leg.endpoint),
+        }
+    }
+
+    /// By which way a datagram from `from` has come.
+    #[must_use]
+    pub fn way_from(from: SocketAddr, legs: &[Leg]) -> Way {
+        legs.iter().find(|leg| leg.endpoint == from).map_or(Way::Direct(from), |leg| Way::Via(leg.hub))
+    }
+
+    /// Takes a way into use. `alive`: when the old one was last known to carry, if it is left because it does not.
+    pub fn take(&mut self, now: Instant, way: Way, alive: Option<Instant>) {
+        if self.current == Some(way) {
+            return;
+        }
+        if self.current.is_some() {
+            self.changes += 1;
+        }
+        if let Some(alive) = alive {
+            self.count_outage(now.saturating_duration_since(alive));
+        }
+        if let Way::Direct(address) = way {
+            self.learn(now, address, Source::Heard);
+            if let Some(candidate) = self.candidates.iter_mut().find(|c| c.address == address) {
+                candidate.used = Some(now);
+            }
+        }
+        (self.current, self.better) = (Some(way), None);
+        if self.moving.is_some_and(|moving| moving.to == way) {
+            self.moving = None;
+        }
+    }
+
+    fn count_outage(&mut self, outage: Duration) {
+        self.outage += outage;
+        self.missed_heartbeats += (outage.as_millis() as u64 + 500) / 1000;
+    }
+
+    /// A handshake that this side began was answered over `way`: `true` when a planned move is thereby done.
+    pub fn shaken(&mut self, now: Instant, way: Way) -> bool {
+        let done = self.moving.take_if(|moving| moving.to == way).is_some();
+        if done {
+            self.last_return = Some(now);
+            self.take(now, way, None);
+        }
+        done
+    }
+
+    /// What is to be done, given our legs.
+    pub fn decide(&mut self, now: Instant, legs: &[Leg]) -> Step {
+        let best = self.best(now, legs);
+        let current = self.current.and_then(|way| self.ways(now, legs).find(|state| state.way == way));
+        let Some(best) = best else {
+            self.moving = None;
+            return Step::Stay;
+        };
+        let Some(current) = current.filter(|current| current.up) else {
+            self.moving = None;
+            return Step::Now(best.way);
+        };
+        if let Some(moving) = self.moving {
+            return self.go_on(now, moving, best);
+        }
+        if best.way == current.way || !better(&best, &current) {
+            self.better = None;
+            return Step::Stay;
+        }
+        if self.shunned.is_some_and(|(way, until)| way == best.way && now < until) {
+            return Step::Stay;
+        }
+        // A hub that is to be left is left without waiting.
+        let leaving = current.draining && !best.draining;
+        if !leaving && !self.is_ripe(now, &best) {
+            return Step::Stay;
+        }
+        self.moving = Some(Moving { to: best.way, since: now, next: now + MOVE_RETRY });
+        Step::Prepare(best.way)
+    }
+
+    fn go_on(&mut self, now: Instant, moving: Moving, best: WayState) -> Step {
+        if best.way != moving.to || now.saturating_duration_since(moving.since) >= MOVE_PATIENCE {
+            self.shunned = Some((moving.to, now + MOVE_PATIENCE));
+            self.moving = None;
+            return Step::Stay;
+        }
+        if now < moving.next {
+            return Step::Stay;
+        }
+        self.moving = Some(Moving { next: now + MOVE_RETRY, ..moving });
+        Step::Prepare(moving.to)
+    }
+
+    /// Whether `best` has been better for long enough, and the last return is long enough ago.
+    fn is_ripe(&mut self, now: Instant, best: &WayState) -> bool {
+        let since = match self.better {
+            Some((way, since)) if way == best.way => since,
+            _ => {
+                self.better = Some((best.way, now));
+                now
+            }
+        };
+        let first = self.changes == 0 && matches!(best.way, Way::Direct(_));
+        let spell = if first { FIRST_SPELL } else { SPELL };
+        let rested = self.last_return.is_none_or(|at| now.saturating_duration_since(at) >= RETURN_PACE);
+        rested && now.saturating_duration_since(since) >= spell
+    }
+
+    fn best(&self, now: Instant, legs: &[Leg]) -> Option<WayState> {
+        let mut best: Option<WayState> = None;
+        for state in self.ways(now, legs).filter(|state| state.up) {
+            if best.as_ref().is_none_or(|best| better(&state, best)) {
+                best = Some(state);
+            }
+        }
+        best
+    }
+}
+
+/// Whether `a` is so much better than `b`, which comes before it or is in use, that it is worth a move.
+fn better(a: &WayState, b: &WayState) -> bool {
+    if a.draining != b.draining {
+        return b.draining;
+    }
+    let (ours, theirs) = (a.rtt.unwrap_or_default(), b.rtt.unwrap_or_default());
+    let margin = Duration::from_millis(10);
+    match (a.way, b.way) {
+        // No hub in between is worth some time.
+        (Way::Direct(_), Way::Via(_)) => ours <= theirs + theirs / 2 + margin,
+        (Way::Via(_), Way::Direct(_)) => ours + ours / 2 + margin < theirs,
+        _ => ours + margin < theirs * 4 / 5,
+    }
+}
+
+#[cfg(test)]
+#[path = "path_tests.rs"]
+mod tests;

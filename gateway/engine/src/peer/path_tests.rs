@@ -1,0 +1,175 @@
+//! The choice of a path, under a clock of its own.
+
+use super::*;
+use crate::control::HubReach;
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn leg(hub: PeerIndex, rtt: u64) -> Leg {
+    Leg {
+        hub,
+        id: HubId(u64::from(hub)),
+        endpoint: ([198, 51, 100, hub as u8], 51820).into(),
+        up: true,
+        relays: true,
+        plain: false,
+        routed_only: false,
+        draining: false,
+        rtt: ms(rtt),
+        alive: None,
+    }
+}
+
+fn reach(hubs: &[(PeerIndex, bool)], revision: u32) -> Whereabouts {
+    let mut told = Whereabouts::new(revision);
+    for &(hub, up) in hubs {
+        told.add_hub(HubReach { hub: HubId(hub.into()), up, draining: false, rtt: ms(1) });
+    }
+    told
+}
+
+/// Decides every 50 ms until something is to be done.
+fn until_step(paths: &mut Paths, now: &mut Instant, legs: &[Leg]) -> (Step, Duration) {
+    let start = *now;
+    while *now - start < Duration::from_secs(200) {
+        let step = paths.decide(*now, legs);
+        if step != Step::Stay {
+            return (step, *now - start);
+        }
+        *now += ms(50);
+    }
+    (Step::Stay, *now - start)
+}
+
+#[test]
+fn the_first_hub_that_carries_is_taken_and_left_at_once_when_either_leg_breaks() {
+    let mut now = Instant::now();
+    let mut paths = Paths::new(now, None);
+    let mut legs = [leg(1, 1), leg(2, 1)];
+    assert_eq!(paths.decide(now, &legs), Step::Now(Way::Via(1)));
+    paths.take(now, Way::Via(1), None);
+    assert_eq!(paths.decide(now, &legs), Step::Stay);
+    legs[0].up = false;
+    assert_eq!(paths.decide(now, &legs), Step::Now(Way::Via(2)), "our leg");
+    legs[0].up = true;
+    assert!(paths.tell(now, reach(&[(1, false), (2, true)], 1), |_| true));
+    assert_eq!(paths.decide(now, &legs), Step::Now(Way::Via(2)), "the peer's leg");
+    assert!(!paths.tell(now, reach(&[(1, true)], 1), |_| true), "no news");
+    now += ms(1);
+    paths.take(now, Way::Via(2), Some(now - ms(640)));
+    assert_eq!((paths.changes(), paths.missed_heartbeats(), paths.outage()), (1, 1, ms(640)));
+}
+
+#[test]
+fn a_return_waits_for_a_stable_spell_a_handshake_and_a_minute() {
+    let mut now = Instant::now();
+    let mut paths = Paths::new(now, None);
+    let legs = [leg(1, 1), leg(2, 40)];
+    paths.take(now, Way::Via(2), None);
+    let (step, waited) = until_step(&mut paths, &mut now, &legs);
+    assert_eq!((step, waited), (Step::Prepare(Way::Via(1)), SPELL));
+    assert_eq!(paths.current(), Some(Way::Via(2)), "not before the handshake");
+    assert!(!paths.shaken(now, Way::Via(2)), "another handshake does not count");
+    assert!(paths.shaken(now, Way::Via(1)));
+    assert_eq!(paths.current(), Some(Way::Via(1)));
+    // It breaks, and is well again: the way back takes its minute.
+    let broken = [Leg { up: false, ..legs[0] }, legs[1]];
+    assert_eq!(paths.decide(now, &broken), Step::Now(Way::Via(2)));
+    paths.take(now, Way::Via(2), None);
+    let (step, waited) = until_step(&mut paths, &mut now, &legs);
+    assert_eq!((step, waited), (Step::Prepare(Way::Via(1)), RETURN_PACE));
+}
+
+#[test]
+fn a_path_that_flaps_is_not_returned_to() {
+    let mut now = Instant::now();
+    let mut paths = Paths::new(now, None);
+    let legs = [leg(1, 1), leg(2, 40)];
+    paths.take(now, Way::Via(2), None);
+    for n in 0..400 {
+        // Well for eight seconds, then not for one.
+        let up = n % 18 < 16;
+        let legs = [Leg { up, ..legs[0] }, legs[1]];
+        assert_eq!(paths.decide(now, &legs), Step::Stay);
+        now += ms(500);
+    }
+}
+
+#[test]
+fn a_hub_that_is_to_be_left_is_left_after_a_handshake_and_without_delay() {
+    let mut now = Instant::now();
+    let mut paths = Paths::new(now, None);
+    let legs = [Leg { draining: true, ..leg(1, 1) }, leg(2, 40)];
+    paths.take(now, Way::Via(1), None);
+    assert_eq!(paths.decide(now, &legs), Step::Prepare(Way::Via(2)));
+    assert_eq!(paths.decide(now, &legs), Step::Stay, "under way");
+    now += MOVE_RETRY;
+    assert_eq!(paths.decide(now, &legs), Step::Prepare(Way::Via(2)), "again, if nobody answers");
+    assert!(paths.shaken(now, Way::Via(2)));
+    // Both are to be left: nowhere to go.
+    let both = legs.map(|leg| Leg { draining: true, ..leg });
+    assert_eq!(paths.decide(now, &both), Step::Stay);
+}
+
+#[test]
+fn a_hub_of_the_same_distance_is_no_reason_to_move() {
+    let mut now = Instant::now();
+    let mut paths = Paths::new(now, None);
+    paths.take(now, Way::Via(2), None);
+    assert_eq!(until_step(&mut paths, &mut now, &[leg(1, 10), leg(2, 12)]).0, Step::Stay);
+}
+
+#[test]
+fn a_direct_path_is_found_taken_and_left_when_it_dies() {
+    let mut now = Instant::now();
+    let direct: SocketAddr = ([203, 0, 113, 1], 1).into();
+    let mut paths = Paths::new(now, None);
+    paths.forget(now, true);
+    let legs = [leg(1, 5)];
+    paths.take(now, Way::Via(1), None);
+    let mut told = reach(&[(1, true)], 1);
+    told.add_address(direct);
+    paths.tell(now, told, |_| true);
+    assert_eq!(paths.decide(now, &legs), Step::Stay, "nobody has answered there");
+    let candidate = &mut paths.candidates_mut()[0];
+    let (_, number) = candidate.prober.poll(now);
+    candidate.prober.answered(now + ms(8), number.unwrap());
+    let (step, waited) = until_step(&mut paths, &mut now, &legs);
+    assert_eq!((step, waited), (Step::Prepare(Way::Direct(direct)), FIRST_SPELL));
+    assert!(paths.shaken(now, Way::Direct(direct)));
+    for _ in 0..40 {
+        paths.candidates_mut()[0].prober.poll(now);
+        now += ms(50);
+    }
+    assert_eq!(paths.decide(now, &legs), Step::Now(Way::Via(1)));
+}
+
+#[test]
+fn candidates_are_few_and_a_configured_one_stays() {
+    let now = Instant::now();
+    let address = |n: u16| SocketAddr::from(([203, 0, 113, 1], n));
+    let mut paths = Paths::new(now, Some(address(1)));
+    for n in 2..50 {
+        paths.heard(now, address(n));
+    }
+    assert_eq!(paths.candidates().len(), MAX_CANDIDATES);
+    assert_eq!(paths.candidates()[0].address, address(1));
+    let mut told = Whereabouts::new(1);
+    told.add_address(address(60));
+    paths.tell(now, told, |_| true);
+    assert_eq!(paths.candidates().len(), MAX_CANDIDATES);
+    paths.configure(now, None);
+    assert!(paths.candidates().iter().all(|candidate| candidate.source != Source::Configured));
+}
+
+#[test]
+fn a_hub_that_says_the_node_is_away_is_passed_over_for_a_moment() {
+    let now = Instant::now();
+    let mut paths = Paths::new(now, None);
+    let legs = [leg(1, 1), leg(2, 40)];
+    paths.note_absent(now, 1);
+    assert_eq!(paths.decide(now, &legs), Step::Now(Way::Via(2)));
+    assert_eq!(paths.decide(now + ABSENT_FOR, &legs), Step::Now(Way::Via(1)));
+}

@@ -1,0 +1,264 @@
+//! Paths with real processes: sealed relay, two hubs and what can happen to one of them, direct paths.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::Signal;
+use overlay_tests::case;
+use overlay_tests::flow::{Flow, Tally};
+use overlay_tests::harness::{Case, full};
+use overlay_tests::keys::Keys;
+use overlay_tests::overlay::{HUB, Overlay, PORT, SECOND_HUB};
+use overlay_tests::wait::{until, until_in};
+use overlay_tests::wireguard::{Peer, WireGuard};
+use overlay_tests::world::World;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case!(functional, a_hub_carries_what_it_cannot_read_and_a_plain_member_beside_it),
+        case!(functional, nodes_that_can_reach_each_other_find_the_direct_path),
+        case!(functional, status_warns_when_one_hub_is_left),
+        case!(timed, a_hub_that_is_killed_costs_at_most_one_beat),
+        case!(timed, a_hub_that_is_frozen_costs_at_most_one_beat),
+        case!(timed, a_hub_whose_network_is_cut_costs_at_most_one_beat),
+        case!(timed, one_direction_that_is_cut_costs_at_most_one_beat),
+        case!(timed, a_hub_that_is_drained_costs_nothing),
+    ]
+}
+
+/// The cluster's heartbeat.
+const BEAT: u16 = 3343;
+
+/// How often each fault is tried.
+fn runs() -> usize {
+    if full() { 20 } else { 2 }
+}
+
+fn address(slot: u8) -> Ipv4Addr {
+    Ipv4Addr::new(172, 16, 8, slot + 1)
+}
+
+/// Two hubs, three nodes that reach each other only through one of them.
+fn cluster(world: &World) -> Overlay {
+    let mut overlay = Overlay::plan(world, &[56, 64, 72]);
+    overlay.add_second_hub(world);
+    overlay.introduce(true);
+    overlay.start();
+    overlay.wait_end_to_end();
+    overlay
+}
+
+/// The hub by which the first node reaches the second.
+fn hub_in_use(overlay: &Overlay) -> String {
+    let status = overlay.node(56).gw().status();
+    let path = status.peer("cluster-64").unwrap()["path"].as_str().unwrap().to_owned();
+    path.strip_prefix("via ").unwrap_or_else(|| panic!("{path}: {:#}", status.0)).to_owned()
+}
+
+/// A beat a second each way, and a hundred.
+struct Beats([(u32, Flow); 4]);
+
+impl Beats {
+    fn start(overlay: &Overlay) -> Self {
+        let flow = |from: u8, to: u8, port, rate| {
+            let target = SocketAddrV4::new(address(to), port);
+            let (from, to) = (&overlay.node(from).node, &overlay.node(to).node);
+            (rate, Flow::start(from, None, to, target, rate))
+        };
+        // At a random phase: the first beat of all is at no particular time.
+        let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
+        thread::sleep(Duration::from_millis(u64::from(nanos % 997)));
+        Self([flow(56, 64, BEAT, 1), flow(64, 56, BEAT, 1), flow(56, 64, 4000, 100), flow(64, 56, 4000, 100)])
+    }
+
+    fn stop(self) -> Vec<(u32, Tally)> {
+        self.0.into_iter().map(|(rate, flow)| (rate, flow.stop())).collect()
+    }
+}
+
+/// Beats flow, something happens to the hub in use, and traffic goes on over the other.
+#[track_caller]
+fn survives(overlay: &mut Overlay, what: &str, most_beats: usize, fault: impl FnOnce(&mut Overlay, &str)) {
+    let before = hub_in_use(overlay);
+    let changes = |overlay: &Overlay| {
+        overlay.node(56).gw().status().peer("cluster-64").unwrap()["path_changes"].as_u64().unwrap()
+    };
+    let moved = changes(overlay);
+    let beats = Beats::start(overlay);
+    beats.0[2].1.wait_more(100);
+    fault(overlay, &before);
+    beats.0[2].1.wait_more(300);
+    thread::sleep(Duration::from_secs(1));
+    assert_ne!(hub_in_use(overlay), before, "the path in use was the one that broke");
+    assert!(changes(overlay) > moved);
+    for (rate, tally) in beats.stop() {
+        println!(
+            "{what}: {rate}/s: {} of {} lost, longest gap {:?}",
+            tally.lost.len(),
+            tally.sent,
+            tally.longest_gap
+        );
+        let most = if rate == 1 { most_beats } else { most_beats * 100 };
+        assert!(tally.lost.len() <= most, "{what}, {rate}/s: {tally:?}");
+    }
+}
+
+fn a_hub_that_is_killed_costs_at_most_one_beat(world: &World) {
+    let mut overlay = cluster(world);
+    for _ in 0..runs() {
+        survives(&mut overlay, "killed", 1, |overlay, hub| overlay.hub_mut(hub).take().kill());
+        let broken = if overlay.hub.runs() { SECOND_HUB } else { HUB };
+        overlay.hub_mut(broken).start();
+        overlay.wait_sessions();
+        recovered(&overlay, broken);
+    }
+}
+
+/// Waits until the leg of each node to that hub carries again.
+#[track_caller]
+fn recovered(overlay: &Overlay, hub: &str) {
+    for node in &overlay.nodes {
+        until_in(Duration::from_secs(20), "the leg carries again", || {
+            node.gw().status().peer(hub).is_some_and(|hub| hub["paths"][0]["up"] == true)
+        });
+        for other in overlay.nodes.iter().filter(|other| other.name != node.name) {
+            until_in(Duration::from_secs(20), "and the way through it", || {
+                let status = node.gw().status();
+                let ways = status.peer(&other.name).unwrap()["paths"].as_array().unwrap().clone();
+                ways.iter().any(|way| way["via"] == hub && way["up"] == true)
+            });
+        }
+    }
+}
+
+fn a_hub_that_is_frozen_costs_at_most_one_beat(world: &World) {
+    let mut overlay = cluster(world);
+    for _ in 0..runs() {
+        let hub = hub_in_use(&overlay);
+        survives(&mut overlay, "frozen", 1, |overlay, hub| {
+            overlay.hub_mut(hub).gw_mut().process().signal(Signal::SIGSTOP);
+        });
+        overlay.hub_mut(&hub).gw_mut().process().signal(Signal::SIGCONT);
+        recovered(&overlay, &hub);
+    }
+}
+
+fn a_hub_whose_network_is_cut_costs_at_most_one_beat(world: &World) {
+    let mut overlay = cluster(world);
+    for _ in 0..runs() {
+        let hub = hub_in_use(&overlay);
+        survives(&mut overlay, "network cut", 1, |overlay, hub| {
+            overlay.hub_mut(hub).node.ok("ip link set dev eth0 down");
+        });
+        overlay.hub_mut(&hub).node.ok("ip link set dev eth0 up");
+        recovered(&overlay, &hub);
+    }
+}
+
+fn one_direction_that_is_cut_costs_at_most_one_beat(world: &World) {
+    let mut overlay = cluster(world);
+    for _ in 0..runs() {
+        let hub = hub_in_use(&overlay);
+        // The hub hears the second node, which does not hear the hub.
+        survives(&mut overlay, "one direction cut", 1, |overlay, hub| {
+            overlay.hub_mut(hub).node.ok("ip route add unreachable 10.99.0.64/32");
+        });
+        overlay.hub_mut(&hub).node.ok("ip route del unreachable 10.99.0.64/32");
+        recovered(&overlay, &hub);
+    }
+}
+
+fn a_hub_that_is_drained_costs_nothing(world: &World) {
+    let mut overlay = cluster(world);
+    for _ in 0..runs() {
+        let hub = hub_in_use(&overlay);
+        survives(&mut overlay, "drained", 0, |overlay, hub| {
+            let said = overlay.hub_mut(hub).gw().client("hub drain --json").exits(0).json();
+            assert_eq!((said["draining"].as_bool(), said["told"].as_u64()), (Some(true), Some(3)));
+        });
+        let drained = overlay.hub_mut(&hub).gw().status();
+        assert!(drained.0["warnings"].to_string().contains("draining"), "{:#}", drained.0);
+        let forwarded = |overlay: &mut Overlay, hub: &str| {
+            let status = overlay.hub_mut(hub).gw().status();
+            let peers = status.0["peers"].as_array().unwrap().clone();
+            peers.iter().map(|peer| peer["forwarded_packets"].as_u64().unwrap()).sum::<u64>()
+        };
+        let before = forwarded(&mut overlay, &hub);
+        overlay.node(56).node.reaches("172.16.8.65");
+        overlay.node(72).node.reaches("172.16.8.65");
+        assert_eq!(forwarded(&mut overlay, &hub), before, "nothing goes through it any more");
+        overlay.hub_mut(&hub).gw().client("hub drain --stop").exits(0);
+        recovered(&overlay, &hub);
+    }
+    overlay.node(56).gw().client("hub drain").exits(4);
+}
+
+fn a_hub_carries_what_it_cannot_read_and_a_plain_member_beside_it(world: &World) {
+    let mut overlay = Overlay::plan(world, &[56, 64]);
+    let keys = Keys::new();
+    overlay.hub.file.section(
+        "[[peers]]",
+        &[
+            "name = \"plain\"",
+            &format!("public_key = \"{}\"", keys.public),
+            "allowed_ips = [\"172.16.8.80/29\"]",
+        ],
+    );
+    let plain = WireGuard::start(&world.node("plain", 20), keys, "172.16.8.81/29");
+    plain.peer(&Peer {
+        public: &overlay.hub.keys.public,
+        allowed_ips: "172.16.8.0/24",
+        endpoint: Some(format!("{}:{PORT}", overlay.hub.node.ipv4())),
+        keepalive: 5,
+        ..Peer::default()
+    });
+    overlay.introduce(true);
+    overlay.start();
+    overlay.wait_end_to_end();
+    let opened = |overlay: &Overlay| {
+        let status = overlay.hub.gw().status();
+        let count = |peer: &str, what: &str| status.peer(peer).unwrap()[what].as_u64().unwrap();
+        (count("cluster-56", "rx_packets"), count("cluster-56", "forwarded_packets"))
+    };
+    let before = opened(&overlay);
+    overlay.node(56).node.ok("ping -c 20 -i 0.01 -W 2 172.16.8.65");
+    let after = opened(&overlay);
+    assert_eq!(after.0, before.0, "the hub has opened nothing of it");
+    assert!(after.1 >= before.1 + 20, "{before:?} {after:?}");
+    assert_eq!(overlay.node(56).gw().status().peer("cluster-64").unwrap()["path"], "via hub-a");
+    // The plain member is reached as ever: routed, through the same hub.
+    plain.node.reaches("172.16.8.57");
+    overlay.node(64).node.reaches("172.16.8.81");
+    assert!(opened(&overlay).0 > after.0);
+    for member in overlay.nodes.iter().chain([&overlay.hub]) {
+        assert_eq!(member.gw().status().drops("foreign_source"), 0);
+    }
+}
+
+fn nodes_that_can_reach_each_other_find_the_direct_path(world: &World) {
+    let mut overlay = Overlay::plan(world, &[56, 64]);
+    overlay.introduce(false);
+    overlay.start();
+    overlay.wait_end_to_end();
+    for (node, peer) in [(56, "cluster-64"), (64, "cluster-56")] {
+        let gw = overlay.node(node).gw();
+        until_in(Duration::from_secs(20), "the direct path is in use", || {
+            gw.status().peer(peer).unwrap()["path"] == "direct"
+        });
+    }
+    overlay.node(56).node.reaches("172.16.8.65");
+    overlay.hub.take().kill();
+    overlay.node(56).node.reaches("172.16.8.65");
+    overlay.node(64).node.reaches("172.16.8.57");
+}
+
+fn status_warns_when_one_hub_is_left(world: &World) {
+    let mut overlay = cluster(world);
+    let codes = |overlay: &Overlay| overlay.node(56).gw().status().0["warnings"].to_string();
+    assert!(!codes(&overlay).contains("one-hub-left"), "{}", codes(&overlay));
+    overlay.hub_mut(SECOND_HUB).take().kill();
+    until("status warns", || codes(&overlay).contains("one-hub-left"));
+    overlay.hub_mut(SECOND_HUB).start();
+    until_in(Duration::from_secs(20), "and no longer", || !codes(&overlay).contains("one-hub-left"));
+}

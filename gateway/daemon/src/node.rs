@@ -11,9 +11,10 @@ use crate::workers::Spread;
 use overlay_config::{Config, Mode, Overrides, Slot};
 use overlay_engine::gateway::device_mac;
 use overlay_engine::{Engine, EngineSettings};
-use overlay_platform::change::{Change, DesiredHost, intended, slot_address};
-use overlay_platform::os::resolved::BusAddress;
-use overlay_platform::os::{DeviceState, DeviceWatch, LinuxHost, TunDevice, boot_id, check_kernel};
+use overlay_platform::change::{Change, DesiredHost, slot_address};
+use overlay_platform::os::{
+    DeviceState, DeviceWatch, Host, TunDevice, boot_id, check_kernel, connect_host, intended,
+};
 use overlay_platform::record::{Origin as AddedBy, Record};
 use overlay_platform::settle::{self, Cleared, Settled};
 use overlay_platform::{DeviceIdentity, DeviceSpec, HostNet as _, Layer, Outcome};
@@ -70,7 +71,7 @@ pub fn clear_left_behind(folder: &Path, named: bool) -> Result<Vec<String>, Fail
             // That one runs: nothing of it was left behind.
             Err(_) => return Ok(Vec::new()),
         };
-        let host = LinuxHost::connect(&device, BusAddress::System).map_err(in_words)?;
+        let host = connect_host(&device).map_err(in_words)?;
         let cleared = settle::clear(&host, record, &boot_id().map_err(in_words)?).await.map_err(in_words)?;
         state.clear_listeners();
         Ok(removed(&cleared, host.device_name()))
@@ -80,7 +81,7 @@ pub fn clear_left_behind(folder: &Path, named: bool) -> Result<Vec<String>, Fail
 /// A node's side of the host.
 #[derive(Debug)]
 pub struct NodeSide {
-    host: LinuxHost,
+    host: Host,
     watch: DeviceWatch,
     record: Record,
     queues: Vec<Arc<TunDevice>>,
@@ -99,13 +100,13 @@ impl NodeSide {
     /// Makes or adopts the device, and brings the host to what `config` wants. What fails is undone.
     async fn open(config: &Config, state: &StateFolder) -> Result<Self, Failure> {
         let name = &config.device.name;
-        let host = LinuxHost::connect(name, BusAddress::System).map_err(in_words)?;
+        let host = connect_host(name).map_err(in_words)?;
         let node = Self::attach(host, config, state).await;
         let mut node = match node {
             Ok(node) => node,
             Err((failure, fresh)) => {
                 if fresh && let Ok(boot) = boot_id() {
-                    let host = LinuxHost::connect(name, BusAddress::System).map_err(in_words)?;
+                    let host = connect_host(name).map_err(in_words)?;
                     let _ = settle::clear(&host, Record::load(state.path()).ok().flatten(), &boot).await;
                 }
                 return Err(failure);
@@ -116,7 +117,7 @@ impl NodeSide {
     }
 
     /// As [`NodeSide::open`]; an error says whether the device was made just now.
-    async fn attach(host: LinuxHost, config: &Config, state: &StateFolder) -> Result<Self, (Failure, bool)> {
+    async fn attach(host: Host, config: &Config, state: &StateFolder) -> Result<Self, (Failure, bool)> {
         let untouched = |failure: Failure| (failure, false);
         let Some(slot) = config.node().map(|node| node.slot) else {
             return Err(untouched(Failure::bad_input("a hub has no device", "use `overlay-gw hub`")));
@@ -141,6 +142,7 @@ impl NodeSide {
                 // Whatever the host sends is read: what is too big for the tunnel is told so.
                 mtu: u16::MAX,
                 offload: true,
+                guid: overlay_platform::guid::of(config.overlay.cidr, slot.net()),
                 recorded_index: known.as_ref().and_then(|record| record.index_of(&boot, &config.device.name)),
             };
             let opened = match TunDevice::open(&spec, &host).await {
@@ -256,7 +258,7 @@ impl NodeSide {
             addresses: held.clone(),
         });
         let missing = self.record.entries().iter().any(|entry| {
-            matches!(entry.change, Change::Address { net } if entry.origin == AddedBy::Config && !held.contains(&net))
+            entry.origin == AddedBy::Config && entry.change.assigned().is_some_and(|net| !held.contains(&net))
         });
         // Going down takes the routes from a device, and so does the loss of the address that they name as their source.
         self.unsettled = facts.up && (self.unsettled || !self.up || missing);
@@ -300,7 +302,8 @@ impl NodeSide {
     /// Strikes listeners that were added by command and are on the device no more from the record: if one comes back,
     /// another program brought it.
     pub fn forget_vanished(&mut self, state: &StateFolder) {
-        if self.gone {
+        // Without the node's own address it is the device that goes, or somebody swept it clean: what was on it comes back with it.
+        if self.gone || !self.live.contains(&self.slot.address()) {
             return;
         }
         let vanished: Vec<Change> = self
@@ -506,6 +509,7 @@ fn desired(config: &Config, slot: Slot) -> DesiredHost {
         routes: routes.chain(hubs).chain(peers).collect(),
         dns: config.overlay.dns.clone(),
         mtu: config.device.mtu,
+        windows: config.device.windows.clone(),
     }
 }
 

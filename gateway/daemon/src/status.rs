@@ -82,6 +82,9 @@ pub struct DeviceStatus {
     pub mtu: u16,
     /// It was there before, left behind by an earlier run.
     pub adopted: bool,
+    /// The driver's library: its version, and whose signature it bears (Windows).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub driver: Option<String>,
 }
 
 /// An address of the slot that is live.
@@ -208,6 +211,8 @@ pub struct Facts<'a> {
     pub since: Instant,
     /// The device was there before.
     pub adopted: bool,
+    /// What is known of the driver's library.
+    pub driver: Option<String>,
     /// The live listeners.
     pub listeners: Vec<Listener>,
     /// What the operator should know.
@@ -246,6 +251,7 @@ impl Status {
                 mode: if config.device.mode == Mode::Tap { "tap" } else { "tun" }.to_owned(),
                 mtu: config.device.mtu,
                 adopted: facts.adopted,
+                driver: facts.driver,
             }),
             listeners: facts.listeners,
             peers: peers
@@ -470,6 +476,9 @@ pub fn render(status: &Status) -> String {
     if let Some(device) = &status.device {
         let adopted = if device.adopted { ", adopted" } else { "" };
         let _ = writeln!(text, "  device   {} ({}), MTU {}{adopted}", device.name, device.mode, device.mtu);
+        if let Some(driver) = &device.driver {
+            let _ = writeln!(text, "  driver   {driver}");
+        }
     }
     let _ = writeln!(text, "  key      {}", status.public_key);
     if status.role == "node" {

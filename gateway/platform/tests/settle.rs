@@ -36,6 +36,7 @@ fn desired() -> DesiredHost {
         routes: vec![net("172.16.0.0/24")],
         dns: vec![Ipv4Addr::new(172, 16, 0, 1)],
         mtu: 1420,
+        windows: overlay_config::Windows::default(),
     }
 }
 

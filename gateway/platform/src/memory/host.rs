@@ -111,36 +111,42 @@ impl HostNet for MemoryHost {
     async fn apply(&self, change: &Change) -> Result<Outcome, HostError> {
         let mut state = self.with_device()?;
         Ok(match change {
-            Change::Address { net } => add(&mut state.addresses, *net),
+            Change::Address { net } | Change::QuietAddress { net } => add(&mut state.addresses, *net),
             Change::Route { destination, metric, .. } => add(&mut state.routes, key(*destination, *metric)),
             Change::Dns { servers } if state.dns == *servers => Outcome::AlreadyThere,
             Change::Dns { servers } => {
                 state.dns.clone_from(servers);
                 Outcome::Added
             }
-            Change::LinkUp | Change::Mtu { .. } | Change::TxQueueLen { .. } | Change::Sysctl { .. } => {
-                Outcome::Added
-            }
+            Change::LinkUp
+            | Change::Mtu { .. }
+            | Change::TxQueueLen { .. }
+            | Change::Sysctl { .. }
+            | Change::Interface { .. }
+            | Change::PrivateNetwork
+            | Change::Firewall { .. } => Outcome::Added,
         })
     }
 
     async fn present(&self, change: &Change) -> Result<bool, HostError> {
         let state = self.locked();
         Ok(match change {
-            Change::Address { net } => state.addresses.iter().any(|held| held.addr() == net.addr()),
+            Change::Address { net } | Change::QuietAddress { net } => {
+                state.addresses.iter().any(|held| held.addr() == net.addr())
+            }
             Change::Route { destination, metric, .. } => state.routes.contains(&key(*destination, *metric)),
             Change::Dns { .. } => !state.dns.is_empty(),
-            Change::LinkUp | Change::Mtu { .. } | Change::TxQueueLen { .. } | Change::Sysctl { .. } => false,
+            _ => false,
         })
     }
 
     async fn undo(&self, change: &Change) -> Result<bool, HostError> {
         let mut state = self.with_device()?;
         Ok(match change {
-            Change::Address { net } => take(&mut state.addresses, net),
+            Change::Address { net } | Change::QuietAddress { net } => take(&mut state.addresses, net),
             Change::Route { destination, metric, .. } => take(&mut state.routes, &key(*destination, *metric)),
             Change::Dns { .. } => !std::mem::take(&mut state.dns).is_empty(),
-            Change::LinkUp | Change::Mtu { .. } | Change::TxQueueLen { .. } | Change::Sysctl { .. } => false,
+            _ => false,
         })
     }
 

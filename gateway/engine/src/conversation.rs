@@ -221,7 +221,10 @@ impl Engine {
             node.sealed = true;
             let legs = self.legs.read();
             let planned = answered && node.paths.shaken(now, way);
-            let emergency = !planned && !node.paths.carries(now, &legs);
+            // A handshake that was carried to its end has shown that its way carries, both ways. Of any other nothing is known
+            // as long as the peer has not said where it can be reached: it might never hear that we ask.
+            let unknown = node.paths.told().is_none() && node.paths.current() != Some(way);
+            let emergency = !planned && (unknown || !node.paths.carries(now, &legs));
             if emergency {
                 let alive = node.alive(&legs);
                 node.paths.take(now, way, alive);

@@ -52,7 +52,8 @@ impl Schedule {
             legs: Vec::new(),
             seen_at: Vec::new(),
             active: Vec::new(),
-            whereabouts: Whereabouts::default(),
+            // Not 0, which everybody has noted: that no hub reaches this node is news as well.
+            whereabouts: Whereabouts::new(1),
         }
     }
 
@@ -213,8 +214,10 @@ impl Engine {
         found.up = if probed { leg.prober.is_up() } else { found.plain };
         found.draining = leg.draining && session;
         schedule.seen_at.extend(leg.seen_at.filter(|_| session));
-        // Without probes there is no telling: the session is all there is to go by.
-        hub.link.set_standing(match (session, probed && !leg.prober.is_up() && leg.prober.was_ever_up()) {
+        // Without probes there is no telling: the session is all there is to go by. A new session may begin on a leg that
+        // carries one way only: its probes stay unanswered from the first on.
+        let down = !leg.prober.is_up() && (leg.prober.was_ever_up() || leg.prober.is_unanswered());
+        hub.link.set_standing(match (session, probed && down) {
             (true, false) if found.draining => Standing::Leaving,
             (true, false) => Standing::Up,
             _ => Standing::Down,

@@ -116,6 +116,12 @@ impl Prober {
         self.ever
     }
 
+    /// Whether as many probes in a row are missed as make a path down, be it that this one was never up.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        !self.up && self.misses >= MISSES
+    }
+
     /// Since when it is as it is.
     #[must_use]
     pub fn since(&self) -> Instant {

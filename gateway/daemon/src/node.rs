@@ -296,6 +296,14 @@ impl NodeSide {
         for change in settled.added.iter().filter(|change| change.is_recorded()) {
             tracing::warn!(%change, "was gone, and is put back");
         }
+        // Listeners that went with the node's own addresses: one that went alone is not in the record any more.
+        let listeners = self.record.entries().iter().filter(|entry| entry.origin == AddedBy::Command);
+        let listeners: Vec<Change> = listeners.map(|entry| entry.change.clone()).collect();
+        for change in listeners {
+            if self.host.apply(&change).await.map_err(in_words)? == Outcome::Added {
+                tracing::warn!(%change, "was gone, and is put back");
+            }
+        }
         Ok(())
     }
 

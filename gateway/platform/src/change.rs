@@ -97,6 +97,13 @@ impl Change {
         )
     }
 
+    /// Whether what the change brings about bears our name, and is not on the device: it is ours whatever the record says, and
+    /// outlives device and boot.
+    #[must_use]
+    pub fn bears_our_name(&self) -> bool {
+        matches!(self, Self::Firewall { .. })
+    }
+
     /// The address that the change puts on the device, if it is such a change.
     #[must_use]
     pub fn assigned(&self) -> Option<Ipv4Net> {

@@ -7,6 +7,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 /// How an operator makes a file private that is not: the path goes behind it.
@@ -68,6 +69,9 @@ pub fn group_id(name: &str) -> Option<u32> {
 
 /// Runs `make`; what it creates is for its owner alone. The mask is the process's: call it before other threads make files.
 pub fn with_private_umask<T>(make: impl FnOnce() -> T) -> T {
+    /// Two at once would each put back what the other has set.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = umask(Mode::from_bits_truncate(0o177));
     let made = make();
     umask(before);

@@ -7,7 +7,10 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use crate::{DeviceFacts, HostError, HostNet, Layer, Outcome, change::Change};
+use crate::{
+    DeviceFacts, HostError, HostNet, Layer, Outcome,
+    change::{Change, FirewallRule},
+};
 
 /// What makes two routes the same to a kernel: destination and metric.
 pub type RouteKey = (Ipv4Net, u32);
@@ -19,6 +22,8 @@ struct State {
     addresses: Vec<Ipv4Net>,
     routes: Vec<RouteKey>,
     dns: Vec<Ipv4Addr>,
+    /// Not on the device: they outlive it.
+    rules: Vec<FirewallRule>,
 }
 
 /// The host.
@@ -69,6 +74,12 @@ impl MemoryHost {
     #[must_use]
     pub fn dns(&self) -> Vec<Ipv4Addr> {
         self.locked().dns.clone()
+    }
+
+    /// The firewall's rules.
+    #[must_use]
+    pub fn rules(&self) -> Vec<FirewallRule> {
+        self.locked().rules.clone()
     }
 
     fn locked(&self) -> MutexGuard<'_, State> {
@@ -123,8 +134,8 @@ impl HostNet for MemoryHost {
             | Change::TxQueueLen { .. }
             | Change::Sysctl { .. }
             | Change::Interface { .. }
-            | Change::PrivateNetwork
-            | Change::Firewall { .. } => Outcome::Added,
+            | Change::PrivateNetwork => Outcome::Added,
+            Change::Firewall { rule } => add(&mut state.rules, rule.clone()),
         })
     }
 
@@ -136,11 +147,15 @@ impl HostNet for MemoryHost {
             }
             Change::Route { destination, metric, .. } => state.routes.contains(&key(*destination, *metric)),
             Change::Dns { .. } => !state.dns.is_empty(),
+            Change::Firewall { rule } => state.rules.contains(rule),
             _ => false,
         })
     }
 
     async fn undo(&self, change: &Change) -> Result<bool, HostError> {
+        if let Change::Firewall { rule } = change {
+            return Ok(take(&mut self.locked().rules, rule));
+        }
         let mut state = self.with_device()?;
         Ok(match change {
             Change::Address { net } | Change::QuietAddress { net } => take(&mut state.addresses, net),

@@ -211,7 +211,15 @@ struct Progress {
 pub async fn run(name: &str, guid: u128, id: u32) -> Result<(), DeviceError> {
     let failed = |source| DeviceError::Io { name: name.to_owned(), source };
     // The pipe is the lock as well: there is one first instance.
-    let mut server = pipe::PipeServer::create(&place(name)).map_err(failed)?;
+    let begin = Instant::now();
+    let mut server = loop {
+        match pipe::PipeServer::create(&place(name)) {
+            Ok(server) => break server,
+            // One that has noticed that its adapter is gone may still be on its way out.
+            Err(_) if begin.elapsed() < PATIENCE / 2 => tokio::time::sleep(PACE / 5).await,
+            Err(error) => return Err(failed(error)),
+        }
+    };
     let dll = Dll::load()?;
     let progress = Arc::new(Mutex::new(Progress::default()));
     let shown = |progress: &Mutex<Progress>| {
@@ -237,6 +245,9 @@ pub async fn run(name: &str, guid: u128, id: u32) -> Result<(), DeviceError> {
             },
             client = server.accept() => {
                 let Ok(client) = client else { continue };
+                if adapter.is_some() && !is_there(name, guid) {
+                    return Ok(());
+                }
                 let about = shown(&progress);
                 let end = tokio::time::timeout(PATIENCE, converse(client, &about)).await;
                 if matches!(end, Ok(Ok(true))) {
@@ -244,14 +255,18 @@ pub async fn run(name: &str, guid: u128, id: u32) -> Result<(), DeviceError> {
                 }
             }
             _ = look.tick(), if adapter.is_some() => {
-                let there = iphelper::luid_of(name).and_then(iphelper::guid_of);
-                if !super::doubles::is_still_there(name, there, guid) {
-                    // Another program removed it: the next start makes a new one.
+                if !is_there(name, guid) {
                     return Ok(());
                 }
             }
         }
     }
+}
+
+/// Whether the adapter is still there. If not, another program has removed it: the next start makes a new one, and this holder ends.
+fn is_there(name: &str, guid: u128) -> bool {
+    let there = iphelper::luid_of(name).and_then(iphelper::guid_of);
+    super::doubles::is_still_there(name, there, guid)
 }
 
 /// Answers one client; whether it has told to end.

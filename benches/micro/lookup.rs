@@ -87,6 +87,7 @@ impl Questions {
             slot_prefix: 29,
             mtu: 1420,
             refuse: Refusal::Reset,
+            floating: Vec::new(),
             peers: (0..members).map(peer).collect(),
         };
         let table = Table::new(settings, &identity, None, Instant::now(), || 1);

@@ -13,7 +13,7 @@ use crate::random;
 use crate::resolve;
 use crate::service::{HostEvent, Notice, Notices};
 use crate::state::StateFolder;
-use crate::status::{Facts, Listener, Status, Warning};
+use crate::status::{Facts, Listener, Status, Warning, address_conflict};
 use crate::workers::{Queue, Spread, Workers};
 use overlay_config::membership::{Merge, SignedRecord};
 use overlay_config::{Config, HostFacts, PrivateKey};
@@ -578,6 +578,14 @@ impl Daemon {
                     tracing::info!(peer, via, emergency, "path");
                 }
                 Event::HubChanged { hub, up } => tracing::info!(hub, up, "hub"),
+                Event::FloatingMoved { address, to } => {
+                    let to = to.as_deref().unwrap_or("nobody");
+                    tracing::info!(%address, to, "floating address");
+                }
+                Event::AddressConflict(conflict) => {
+                    let warning = address_conflict(&conflict, self.config.name());
+                    tracing::warn!("{}; {}", warning.text, warning.fix);
+                }
                 Event::EndpointConfirmed { endpoint, .. } => tracing::debug!(%endpoint, "confirmed"),
                 Event::Greeted { public_key } => {
                     let peers = self.engine.peers();
@@ -761,6 +769,9 @@ fn peer_changes(old: &EngineSettings, new: &EngineSettings) -> Vec<String> {
     }
     for peer in new.peers.iter().filter(|peer| find(old, &peer.public_key).is_none()) {
         changes.push(format!("{} added", peer.name));
+    }
+    if old.floating != new.floating {
+        changes.push("floating".to_owned());
     }
     if old.refuse != new.refuse {
         changes.push("refuse".to_owned());

@@ -8,6 +8,7 @@ use crate::random;
 use crate::state::StateFolder;
 use crate::status::{Listener, Warning};
 use crate::workers::Spread;
+use ipnet::Ipv4Net;
 use overlay_config::{Config, Mode, Overrides, Slot};
 use overlay_engine::gateway::device_mac;
 use overlay_engine::{Engine, EngineSettings};
@@ -92,6 +93,8 @@ pub struct NodeSide {
     /// Something of ours may have gone from the device, and is to be put back.
     unsettled: bool,
     slot: Slot,
+    overlay: Ipv4Net,
+    /// The overlay's addresses on the device: those of the slot, floating ones, and whatever else somebody has put there.
     live: Vec<Ipv4Addr>,
     warnings: Vec<Warning>,
 }
@@ -174,6 +177,7 @@ impl NodeSide {
             up: true,
             unsettled: false,
             slot,
+            overlay: config.overlay.cidr,
             live: Vec::new(),
             warnings: Vec::new(),
         };
@@ -220,7 +224,7 @@ impl NodeSide {
         let own = [self.slot.address(), self.slot.client_access()];
         self.live
             .iter()
-            .filter(|address| !own.contains(address))
+            .filter(|address| self.slot.contains(**address) && !own.contains(address))
             .map(|&address| {
                 let change = self.listener_change(address);
                 let ours =
@@ -239,7 +243,7 @@ impl NodeSide {
         self.up &= !self.watch.take_went_down();
     }
 
-    /// Asks the host which addresses of the slot are on the device now.
+    /// Asks the host which addresses of the overlay are on the device now.
     ///
     /// # Errors
     /// When the host does not say.
@@ -264,7 +268,7 @@ impl NodeSide {
         self.unsettled = facts.up && (self.unsettled || !self.up || missing);
         self.up = facts.up;
         let mut live: Vec<_> = held.iter().map(|net| net.addr()).collect();
-        live.retain(|address| self.slot.contains(*address));
+        live.retain(|address| self.overlay.contains(address));
         live.sort_unstable();
         live.dedup();
         for address in live.iter().filter(|address| !self.live.contains(address)) {
@@ -349,7 +353,7 @@ impl NodeSide {
         Ok(Listener { address, origin: "command".to_owned() })
     }
 
-    /// The live addresses of the slot but `address`, if that is a listener of ours.
+    /// The live addresses but `address`, if that is a listener of ours.
     #[must_use]
     pub fn live_without(&self, address: &str) -> Vec<Ipv4Addr> {
         let leaving =

@@ -78,6 +78,7 @@ impl Node {
             slot_prefix: 29,
             mtu: MTU,
             refuse: Refusal::Reset,
+            floating: Vec::new(),
             peers: vec![
                 peer(1, PeerKind::Hub, &[]),
                 peer(80, PeerKind::Wireguard, &["172.16.8.80/29", "172.16.0.0/16"]),

@@ -262,7 +262,7 @@ impl Engine {
             return self.drops.count(DropReason::GatewaySource);
         }
         let of_slot = slot.contains(source) && source != slot.broadcast();
-        if !of_slot && !(table.is_floating(source) && view.live.state(source) == Liveness::Live) {
+        if !(of_slot || table.is_floating(source) && view.live.state(source) == Liveness::Live) {
             return self.drops.count(DropReason::ForeignSource);
         }
         if is_group(destination)

@@ -201,14 +201,14 @@ fn a_reload_moves_no_address_and_takes_one_from_who_may_have_it_no_more() {
     has(&c, 0, &[VIP]);
     c.world.run(ms(200));
     let node = |number| with_floating(cluster_node(number, 1, Sealing::Required));
-    for n in 0..3 {
-        c.world.of(c.nodes[n]).reconfigure(node(NODES[n]), c.world.now);
+    for (n, number) in NODES.into_iter().enumerate() {
+        c.world.of(c.nodes[n]).reconfigure(node(number), c.world.now);
     }
     assert_eq!(reached(&mut c, 2), [0]);
     c.world.send(c.nodes[2], &ping(addr(73), addr(56), 1, b""));
     assert!(matches!(says(&c.world.received(c.nodes[2])), Says::EchoReply { .. }));
-    for n in 0..3 {
-        let mut settings = node(NODES[n]);
+    for (n, number) in NODES.into_iter().enumerate() {
+        let mut settings = node(number);
         settings.floating[0].slots = vec![slot(64)];
         c.world.of(c.nodes[n]).reconfigure(settings, c.world.now);
     }

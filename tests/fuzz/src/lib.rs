@@ -160,9 +160,13 @@ impl Node {
         packets
     }
 
-    /// Milliseconds pass: what the rate limits and the fragments of echo requests see.
+    /// Milliseconds pass: what the rate limits and the fragments of echo requests see. What is due then (keepalives, handshakes)
+    /// is lost on its way, so that what comes out afterwards is the answer to what came in.
     pub fn pass(&mut self, milliseconds: u8) {
         self.now += Duration::from_millis(milliseconds.into());
+        self.out.clear();
+        self.engine.handle_timeout(self.now, &mut self.out);
+        self.out.clear();
     }
 }
 

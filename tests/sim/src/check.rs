@@ -10,9 +10,10 @@ pub const EVENTS_PER_SECOND: u64 = 60_000;
 pub const CALLS_AT_ONCE: u32 = 4;
 
 /// Whether an engine sends more than it has reason to: each packet and datagram that it was given may become one (or, with
-/// what waited for a session, one of the second before), and each peer has a handshake, a keepalive, a probe.
+/// what waited for a session, one of the second before), and each peer has a handshake, a keepalive, and at most six
+/// candidates with three probes each.
 pub fn traffic(traffic: &Traffic, peers: u64) -> Option<String> {
-    let allowed = traffic.given + traffic.given_before + 8 * peers + 8;
+    let allowed = traffic.given + traffic.given_before + 20 * peers + 8;
     (traffic.sent > allowed).then(|| {
         format!(
             "sent {} datagrams within a second, having been given {} and {peers} peers",

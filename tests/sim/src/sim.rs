@@ -95,6 +95,8 @@ pub struct Sim {
     gap: Option<Duration>,
     promised: u64,
     quiet: Option<(Duration, Vec<u64>)>,
+    /// How many packets hubs had opened when the roll was called, if they had no business to open more.
+    opened: Option<u64>,
     violation: Option<(Duration, String)>,
     events: u64,
     /// Events in the current virtual second.
@@ -132,6 +134,7 @@ impl Sim {
             gap: None,
             promised: 0,
             quiet: None,
+            opened: None,
             violation: None,
             events: 0,
             storm: (0, 0),
@@ -511,6 +514,13 @@ impl Sim {
                 if let Some(broken) = self.ledger.broken() {
                     self.violated(broken);
                 }
+                let opened = self.opened_by_hubs();
+                if let Some(before) = self.opened.take().filter(|before| opened > *before) {
+                    self.violated(format!(
+                        "hubs opened {} packets of nodes that know one another",
+                        opened - before
+                    ));
+                }
             }
             Op::Quiet(true) => self.quiet = Some((self.now, vec![0; self.parties.len()])),
             Op::Quiet(false) => self.end_quiet(),
@@ -594,6 +604,24 @@ impl Sim {
         }
     }
 
+    /// Whether each node knows each other one and can reach it: then hubs only forward.
+    fn all_is_sealed(&self) -> bool {
+        let nodes = self.nodes();
+        let sealed = |a: PartyId, b: PartyId| {
+            self.parties[a].plan.knows.contains(&b) && self.world().arrives(a, b) == model::Verdict::Must
+        };
+        nodes.iter().all(|&a| nodes.iter().all(|&b| a == b || sealed(a, b)))
+    }
+
+    /// How many packets came out of the hubs' own sessions.
+    fn opened_by_hubs(&self) -> u64 {
+        let hubs = self.parties.iter().filter(|party| party.plan.role == Role::Hub);
+        hubs.filter_map(|hub| hub.engine.as_ref())
+            .flat_map(|hub| hub.peers())
+            .map(|peer| peer.link.rx_packets)
+            .sum()
+    }
+
     /// What is broken, in words.
     fn state(&self) -> String {
         let name = |id: PartyId| self.parties[id].plan.name.as_str();
@@ -617,6 +645,7 @@ impl Sim {
     /// Everybody sends to everybody, and the model says what comes of it.
     fn roll_call(&mut self) {
         self.trace.line(self.now, "model", || self.state());
+        self.opened = self.all_is_sealed().then(|| self.opened_by_hubs());
         for from in self.nodes() {
             self.calls_all(from);
             if self.parties[from].life == Life::Up {

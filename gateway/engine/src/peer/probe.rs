@@ -396,4 +396,17 @@ mod tests {
             prop_assert!(u128::from(sent) <= most);
         }
     }
+
+    #[test]
+    fn probes_that_nobody_ever_answered_are_not_the_same_as_none() {
+        let (mut prober, start) = (Prober::new(Instant::now()), Instant::now());
+        assert!(!prober.is_unanswered(), "nothing is known");
+        for tick in 0..15 {
+            prober.poll(start + Duration::from_millis(100) * tick);
+        }
+        assert!(prober.is_unanswered() && !prober.is_up());
+        let (_, number) = prober.poll(start + Duration::from_secs(9));
+        prober.answered(start + Duration::from_secs(9), number.unwrap());
+        assert!(prober.is_up() && !prober.is_unanswered());
+    }
 }

@@ -266,3 +266,20 @@ fn a_node_that_restarts_is_met_again() {
         assert_eq!(beat(&mut c, ms(1000)).lost, 0);
     }
 }
+
+#[test]
+fn a_peer_that_restarts_finds_the_hub_that_reaches_the_other() {
+    let mut c = cluster(2);
+    let (node, hub) = (c.nodes[0], c.hubs[0]);
+    c.world.cut(node, hub);
+    beat(&mut c, Duration::from_secs(5));
+    // It does not know yet which hubs reach the first node, and the first hub is its own first choice.
+    let other = c.nodes[1];
+    c.world.kill(other);
+    c.world.run(ms(500));
+    c.world.restart(other, NODES[1], cluster_node(NODES[1], 2, Sealing::Preferred));
+    c.world.of(other).set_live(Some(vec![addr(NODES[1] + 1)]));
+    beat(&mut c, Duration::from_secs(5));
+    let beats = beat(&mut c, Duration::from_secs(10));
+    assert_eq!(beats.lost, 0, "{beats:?}");
+}

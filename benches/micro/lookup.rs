@@ -6,6 +6,7 @@
 use criterion::Criterion;
 use ipnet::Ipv4Net;
 use overlay_engine::gateway::Refusal;
+use overlay_engine::label::Label;
 use overlay_engine::peer::tunnel::Identity;
 use overlay_engine::peer::{PeerKind, PeerSettings, Sealing};
 use overlay_engine::table::{Destination, Table};
@@ -86,14 +87,15 @@ impl Questions {
             slot_prefix: 29,
             mtu: 1420,
             refuse: Refusal::Reset,
+            floating: Vec::new(),
             peers: (0..members).map(peer).collect(),
         };
         let table = Table::new(settings, &identity, None, Instant::now(), || 1);
         let mut random = fastrand::Rng::with_seed(1);
         let asked: Vec<_> = (0..QUESTIONS).map(|_| random.u32(..members)).collect();
         let addresses = asked.iter().map(|member| (FIRST + member * 8 + 1).into()).collect();
-        // A receiver index has the peer's index above the 8 bits that are boringtun's own.
-        let receivers = asked.iter().map(|member| member << 8 | 5).collect();
+        // A receiver index has the label above the 8 bits that are boringtun's own.
+        let receivers = asked.iter().map(|member| Label::hub(*member).bits() << 8 | 5).collect();
         Self { table, addresses, receivers }
     }
 
@@ -105,7 +107,7 @@ impl Questions {
     }
 
     fn receiver(&self, question: usize) -> u32 {
-        self.table.by_receiver(black_box(self.receivers[question])).unwrap().index
+        self.table.by_receiver(black_box(self.receivers[question])).unwrap().0.index
     }
 }
 

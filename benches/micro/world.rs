@@ -118,6 +118,7 @@ fn settings(role: RoleSettings, peers: Vec<PeerSettings>) -> EngineSettings {
         slot_prefix: 29,
         mtu: 1420,
         refuse: Refusal::Reset,
+        floating: Vec::new(),
         peers,
     }
 }

@@ -40,7 +40,7 @@ pub use load::{load_hub, load_node};
 pub use model::{
     Config, Control, DEFAULT_DEVICE, DEFAULT_HUB_PORT, DEFAULT_MTU, DEFAULT_OVERLAY, DEFAULT_SLOT_PREFIX,
     Device, Floating, Hub, HubKind, HubRole, Listen, MAX_SLOTS, Membership, Mode, Node, Overlay, Peer,
-    Refuse, Relay, Role, Route,
+    Refuse, Relay, Role, Route, Windows,
 };
 pub use slot::{Slot, SlotError};
 pub use source::{FileError, FileText, Files, HostFacts, Overrides, Source};

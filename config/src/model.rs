@@ -229,11 +229,41 @@ pub struct Device {
     pub mtu: u16,
     /// None: chosen by the number of cores.
     pub queues: Option<NonZeroU16>,
+    /// What is changed on a Windows host only.
+    pub windows: Windows,
 }
 
 impl Default for Device {
     fn default() -> Self {
-        Self { name: DEFAULT_DEVICE.into(), mode: Mode::default(), mtu: DEFAULT_MTU, queues: None }
+        Self {
+            name: DEFAULT_DEVICE.into(),
+            mode: Mode::default(),
+            mtu: DEFAULT_MTU,
+            queues: None,
+            windows: Windows::default(),
+        }
+    }
+}
+
+/// `[device.windows]`: what is changed on a Windows host beside addresses and routes. All of it, unless switched off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "five independent switches of one file")]
+pub struct Windows {
+    /// The adapter's network is made Private when Windows takes it for Public.
+    pub private_network: bool,
+    /// The firewall lets ICMP in on the adapter.
+    pub icmp: bool,
+    /// And the cluster service: UDP and TCP 3343.
+    pub cluster: bool,
+    /// And file shares: TCP 445.
+    pub smb: bool,
+    /// And RPC: TCP 135 and the dynamic ports.
+    pub rpc: bool,
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self { private_network: true, icmp: true, cluster: true, smb: true, rpc: true }
     }
 }
 

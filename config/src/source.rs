@@ -46,6 +46,11 @@ pub trait Files {
     /// # Errors
     /// When it cannot be read; the diagnostic says why and names the key that refers to it.
     fn read(&self, path: &Path) -> Result<FileText, FileError>;
+
+    /// How the operator of this system makes a file private; the file's path goes behind it.
+    fn private_fix(&self) -> &str {
+        "chmod 600"
+    }
 }
 
 /// What flags say instead of the file. A mistake in one is reported at its flag, line 0.

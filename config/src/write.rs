@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use crate::words::{KIND, MEMBERSHIP, MODE, REFUSE, RELAY, word};
 use crate::{
     CONFIG_VERSION, Config, Device, Floating, Hub, HubKind, Membership, Mode, Overlay, Peer, PresharedKey,
-    Refuse, Relay, Role, Slot,
+    Refuse, Relay, Role, Slot, Windows,
 };
 
 /// A file with a secret that a written configuration refers to.
@@ -80,7 +80,7 @@ impl Config {
 
     fn device_section(&self, toml: &mut Toml) {
         let default = Device::default();
-        let Device { name, mode, mtu, queues } = &self.device;
+        let Device { name, mode, mtu, queues, windows } = &self.device;
         if self.device == default || matches!(self.role, Role::Hub(_)) {
             return;
         }
@@ -96,6 +96,21 @@ impl Config {
         }
         if let Some(queues) = queues {
             toml.line("queues", queues);
+        }
+        let Windows { private_network, icmp, cluster, smb, rpc } = windows;
+        let switches = [
+            ("private_network", private_network),
+            ("icmp", icmp),
+            ("cluster", cluster),
+            ("smb", smb),
+            ("rpc", rpc),
+        ];
+        if *windows != default.windows {
+            toml.section("[device.windows]");
+            // All are on that are not written.
+            for (key, _) in switches.into_iter().filter(|(_, on)| !**on) {
+                toml.line(key, false);
+            }
         }
     }
 }

@@ -825,6 +825,20 @@ group = ""
 }
 
 #[test]
+fn windows_switch_that_is_none() {
+    insta::assert_snapshot!(node_says(edited(NODE, &[("[[hubs]]", r#"[device.windows]
+icmp = "no"
+smbb = false
+
+[[hubs]]"#)])), @r#"
+    x.toml:15:8: error: `icmp` in [device.windows] is a string ("no"), and must be true or false
+        write it as `icmp = true`
+    x.toml:16:1: error: unknown key `smbb` in [device.windows]
+        did you mean `smb`?
+    "#);
+}
+
+#[test]
 fn flags_are_named_when_they_are_wrong() {
     insta::assert_snapshot!({
     let text = |text: &str| Some(text.to_owned());

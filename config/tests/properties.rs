@@ -11,8 +11,8 @@ use ipnet::Ipv4Net;
 use overlay_config::membership::{SigningKey, SigningPublicKey};
 use overlay_config::{
     Config, Control, Device, Endpoint, Floating, HostFacts, Hub, HubKind, HubRole, Listen, Membership, Mode,
-    Node, Overlay, Overrides, Peer, PresharedKey, PrivateKey, Refuse, Relay, Role, Route, Slot, load_hub,
-    load_node,
+    Node, Overlay, Overrides, Peer, PresharedKey, PrivateKey, Refuse, Relay, Role, Route, Slot, Windows,
+    load_hub, load_node,
 };
 use proptest::prelude::*;
 
@@ -82,10 +82,11 @@ fn overlay_words() -> impl Strategy<Value = (Option<SigningPublicKey>, Membershi
 
 fn device() -> impl Strategy<Value = Device> {
     let name = "[A-Z][a-zA-Z0-9_.-]{0,14}";
-    (name, any::<bool>(), 576..=65475_u16, proptest::option::of(1..=256_u16)).prop_map(
-        |(name, tap, mtu, queues)| {
+    (name, any::<bool>(), 576..=65475_u16, proptest::option::of(1..=256_u16), any::<[bool; 5]>()).prop_map(
+        |(name, tap, mtu, queues, [private_network, icmp, cluster, smb, rpc])| {
+            let windows = Windows { private_network, icmp, cluster, smb, rpc };
             let mode = if tap { Mode::Tap } else { Mode::Tun };
-            Device { name, mode, mtu, queues: queues.and_then(NonZeroU16::new) }
+            Device { name, mode, mtu, queues: queues.and_then(NonZeroU16::new), windows }
         },
     )
 }

@@ -8,7 +8,7 @@ use overlay_tests::case;
 use overlay_tests::flow::Flow;
 use overlay_tests::harness::{Case, full};
 use overlay_tests::node::Node;
-use overlay_tests::overlay::Overlay;
+use overlay_tests::overlay::{Member, Overlay};
 use overlay_tests::packet::{Ear, Forger, Packet};
 use overlay_tests::wait::{until, value_in};
 use overlay_tests::world::World;
@@ -22,6 +22,8 @@ pub fn cases() -> Vec<Case> {
         case!(functional, refuse_unreachable_and_silent_do_as_they_say),
         case!(functional, datagram_to_an_offline_listener_is_host_unreachable),
         case!(functional, listener_survives_a_restart_until_it_is_removed),
+        case!(functional, listeners_are_known_to_the_others_and_two_of_one_address_are_told),
+        case!(timed, floating_address_is_reached_where_it_has_moved_within_a_second),
         case!(timed, added_listener_connects_within_100_ms),
         case!(timed, listeners_come_and_go_under_traffic_without_a_loss),
     ]
@@ -76,6 +78,62 @@ fn address_of_another_program_is_learnt_and_listed_as_the_hosts(world: &World) {
     node.node.ok("ip addr add 172.16.8.61/32 dev Overlay");
     until("a /32 is learnt", || node.gw().status().listener("172.16.8.61") == Some("host"));
     other.node.reaches("172.16.8.61");
+}
+
+/// Three nodes that know each other, of which 56 and 64 may have .192 to .207.
+fn with_floating(world: &World) -> Overlay {
+    let mut overlay = Overlay::plan(world, &[56, 64, 72]);
+    overlay.introduce(false);
+    for node in &mut overlay.nodes {
+        node.file.line("[overlay]", "floating = [{ cidr = \"172.16.8.192/28\", slots = [56, 64] }]");
+    }
+    overlay.start();
+    overlay
+}
+
+fn listeners_are_known_to_the_others_and_two_of_one_address_are_told(world: &World) {
+    let overlay = with_floating(world);
+    let [a, b] = [overlay.node(56), overlay.node(64)];
+    a.node.ok("ip addr add 172.16.8.59/29 dev Overlay");
+    let told = || {
+        let status = b.gw().status().0;
+        let peers = status["peers"].as_array().cloned().unwrap_or_default();
+        let peer = peers.into_iter().find(|peer| peer["name"] == a.name.as_str());
+        peer.map(|peer| peer["listeners"].to_string())
+    };
+    until("the other knows it", || told().as_deref() == Some("[\"172.16.8.59\"]"));
+    let warned = |node: &Member| node.gw().status().0["warnings"].to_string().contains("address-conflict");
+    assert!(!warned(a) && !warned(b));
+    b.node.ok("ip addr add 172.16.8.59/32 dev Overlay");
+    until("both are warned", || warned(a) && warned(b));
+    b.node.ok("ip addr del 172.16.8.59/32 dev Overlay");
+    until("it is over", || !warned(a) && !warned(b));
+}
+
+fn floating_address_is_reached_where_it_has_moved_within_a_second(world: &World) {
+    const VIP: Ipv4Addr = Ipv4Addr::new(172, 16, 8, 200);
+    let overlay = with_floating(world);
+    let [a, b, client] = [56, 64, 72].map(|slot| &overlay.node(slot).node);
+    let _servers = [serve(a), serve(b)];
+    for other in [56, 64] {
+        client.reaches(overlay.node(other).address());
+    }
+    let holders = [a, b, a, b];
+    for (n, holder) in holders.iter().enumerate() {
+        if n > 0 {
+            holders[n - 1].ok("ip addr del 172.16.8.200/32 dev Overlay");
+        }
+        let start = Instant::now();
+        holder.ok("ip addr add 172.16.8.200/32 dev Overlay");
+        let mut connected = connect(client, VIP, Duration::from_millis(100));
+        while connected.is_err() && start.elapsed() < Duration::from_secs(10) {
+            connected = connect(client, VIP, Duration::from_millis(100));
+        }
+        let took = start.elapsed();
+        assert!(connected.is_ok() && took < Duration::from_secs(1), "move {n}: {took:?}, {connected:?}");
+    }
+    let owner = overlay.node(72).gw().status().0["floating"][0].clone();
+    assert_eq!(owner["owner"], overlay.node(64).name.as_str(), "{owner}");
 }
 
 fn listener_outside_the_slot_is_refused(world: &World) {

@@ -53,7 +53,7 @@ impl KeyReader<'_> {
         if !file.private {
             return error(
                 format!("the key file `{name}` can be read by others"),
-                format!("chmod 600 {path}"),
+                format!("{} {path}", self.files.private_fix()),
             );
         }
         let key = std::str::from_utf8(&file.bytes).map_err(|_| KeyError::NotBase64).and_then(parse);

@@ -10,7 +10,7 @@ use crate::name::{device_mistake, shown};
 use crate::words::{MEMBERSHIP, MODE, REFUSE, RELAY, meaning};
 use crate::{
     Control, DEFAULT_OVERLAY, DEFAULT_SLOT_PREFIX, Device, Floating, KeyError, Membership, Overlay,
-    Overrides, Route, Slot, network,
+    Overrides, Route, Slot, Windows, network,
 };
 
 use super::section::{Element, Section};
@@ -190,12 +190,29 @@ pub(super) fn device(section: Option<&Section<'_>>, overrides: &Overrides, repor
         "a device has at most 256 queues; leave `queues` out to have it chosen by the number of cores";
     let queues = section.ranged("queues", 1..=256, reason, report);
     device.queues = queues.and_then(|queues| NonZeroU16::new(queues.value));
+    if let Some(section) = section.table("windows", report) {
+        device.windows = windows(section.titled("[device.windows]"), report);
+    }
     device
+}
+
+/// Reads `[device.windows]`: switches, all on when they are not there.
+fn windows(section: Section<'_>, report: &mut Report) -> Windows {
+    let section = section.only(&["private_network", "icmp", "cluster", "smb", "rpc"], report);
+    let mut on = |key| section.boolean(key, report).is_none_or(|switch| switch.value);
+    Windows {
+        private_network: on("private_network"),
+        icmp: on("icmp"),
+        cluster: on("cluster"),
+        smb: on("smb"),
+        rpc: on("rpc"),
+    }
 }
 
 /// Opens `[device]` and refuses keys that it does not have.
 pub(super) fn open_device<'a>(root: &Section<'a>, report: &mut Report) -> Option<Section<'a>> {
-    root.table("device", report).map(|section| section.only(&["name", "mode", "mtu", "queues"], report))
+    root.table("device", report)
+        .map(|section| section.only(&["name", "mode", "mtu", "queues", "windows"], report))
 }
 
 /// Reads `[control]`.

@@ -65,6 +65,11 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("mtu", "mtu = 1420"),
     ("queues", "queues = 1"),
     ("group", "group = \"overlay\""),
+    ("private_network", "private_network = true"),
+    ("icmp", "icmp = true"),
+    ("cluster", "cluster = true"),
+    ("smb", "smb = true"),
+    ("rpc", "rpc = true"),
     ("public_key", "public_key = \"(what `wg pubkey` prints)\""),
     ("endpoint", "endpoint = \"hub.example:51820\""),
     ("kind", "kind = \"overlay-gw\""),
@@ -235,6 +240,17 @@ impl<'a> Section<'a> {
         }
     }
 
+    pub fn boolean(&self, key: &str, report: &mut Report) -> Option<Placed<bool>> {
+        let element = self.value(key, "true or false", report)?;
+        match element.value {
+            Value::Boolean(switch) => Some(Placed::new(*switch.value(), element.place)),
+            other => {
+                self.wrong_type(key, &article(other), other.span(), "true or false", report);
+                None
+            }
+        }
+    }
+
     /// An integer in a range; `reason` says what the range comes from.
     pub fn ranged(
         &self,
@@ -303,6 +319,12 @@ impl<'a> Section<'a> {
                 None
             }
         }
+    }
+
+    /// By another name in messages.
+    pub fn titled(mut self, title: &str) -> Section<'a> {
+        title.clone_into(&mut self.title);
+        self
     }
 
     /// `[[key]]`, or `key = [{ … }, …]`

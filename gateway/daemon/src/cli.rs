@@ -55,6 +55,14 @@ pub enum Command {
     /// Stop the service and remove all that it added, also what a crash or --persist left behind
     #[command(after_help = "Example:\n  overlay-gw down")]
     Down,
+    /// Install, remove, start, stop or show the Windows service
+    #[command(
+        after_help = "Examples:\n  overlay-gw service install --slot 56\n  overlay-gw service install --config C:\\packs\\cluster-1\\config.toml\n  overlay-gw service status"
+    )]
+    Service(ServiceArgs),
+    /// Hold the adapter for a service (started by it, never by hand)
+    #[command(hide = true)]
+    AdapterHolder(HolderArgs),
     /// See it all on this one machine: a hub and three nodes in network namespaces. Changes nothing, leaves nothing
     #[command(
         after_help = "Examples:\n  overlay-gw demo\n  overlay-gw demo --keep      then try the commands that it prints\n\nExit codes: 0 every step held, 1 one did not, 4 this machine does not let it run"
@@ -254,6 +262,55 @@ pub enum PeerAction {
         #[arg(value_name = "RECORD-FILE|-")]
         file: PathBuf,
     },
+}
+
+/// `service`.
+#[derive(Clone, Debug, Args)]
+pub struct ServiceArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: ServiceAction,
+}
+
+/// What to do with the service.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ServiceAction {
+    /// Register it: automatic start, delayed; restarted 5 s after a crash. With --config, that file is used
+    Install {
+        /// The slot, when no configuration file names it
+        #[arg(long)]
+        slot: Option<String>,
+    },
+    /// Stop it and take it out, with the adapter, the firewall rules and all else that it added
+    Uninstall {
+        /// Also remove configuration, keys and logs
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Start it, and wait until packets flow
+    Start,
+    /// Stop it. The adapter stays, so that the cluster keeps its network
+    Stop,
+    /// Show whether it is installed and runs
+    Status,
+    /// Run under the service control manager, which alone calls this
+    #[command(hide = true)]
+    Run {
+        /// As for `up`
+        #[arg(long)]
+        slot: Option<String>,
+    },
+}
+
+/// `adapter-holder`.
+#[derive(Clone, Debug, Args)]
+pub struct HolderArgs {
+    /// Name of the adapter
+    #[arg(long)]
+    pub name: String,
+    /// GUID of the adapter, 32 hexadecimal digits
+    #[arg(long)]
+    pub guid: String,
 }
 
 /// `demo`.

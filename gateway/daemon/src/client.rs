@@ -5,9 +5,9 @@ use crate::config_file;
 use crate::control::{MAX_RECORDS, Request, client};
 use crate::exit::{self, Failure};
 use crate::members::RecordOutcome;
-use crate::state::ROOT;
 use crate::status::{self, Listener, PeerLine, State, Status};
 use overlay_config::membership::{RecordLines, SignedRecord};
+use overlay_platform::os::places;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::io::Read;
@@ -216,10 +216,14 @@ fn folders(args: &Global) -> Vec<PathBuf> {
     }
     // One instance was named by its socket: the others' leavings are not meant.
     if let Some(instance) = args.control.as_deref().and_then(Path::file_stem) {
-        return vec![Path::new(ROOT).join(instance)];
+        return vec![places::state_root().join(instance)];
     }
-    let mut folders: Vec<_> =
-        std::fs::read_dir(ROOT).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let mut folders: Vec<_> = std::fs::read_dir(places::state_root())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     folders.sort();
     folders
 }

@@ -5,11 +5,11 @@ use crate::exit::Failure;
 use crate::state::or_empty;
 use overlay_config::membership::RECORDS_FILE;
 use overlay_config::{Config, FileError, FileText, Files, HostFacts, Overrides, Source};
+use overlay_platform::os::{self, places};
+use parking_lot::Mutex;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-
-/// Where the configuration is when no flag says otherwise.
-pub const DEFAULT_PATH: &str = "/etc/overlay-gw/config.toml";
+use std::sync::Arc;
 
 /// Node or hub: which kind of file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +28,16 @@ pub struct Origin {
     /// The operator named the file: it must be there.
     named: bool,
     overrides: Overrides,
+    /// The key files that were read last.
+    keys: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl Origin {
     /// The origin that the command line says.
     #[must_use]
     pub fn new(kind: Kind, global: &Global, overrides: Overrides) -> Self {
-        let path = global.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
-        Self { kind, path, named: global.config.is_some(), overrides }
+        let path = global.config.clone().unwrap_or_else(places::config_file);
+        Self { kind, path, named: global.config.is_some(), overrides, keys: Arc::default() }
     }
 
     /// Uses this key where the file names none.
@@ -58,7 +60,8 @@ impl Origin {
                 ));
             }
         };
-        let files = Folder(self.path.parent().unwrap_or(Path::new("")).to_owned());
+        let folder = self.path.parent().unwrap_or(Path::new("")).to_owned();
+        let files = Folder { path: folder, read: Arc::clone(&self.keys) };
         let config = match (self.kind, source) {
             (Kind::Node, source) => overlay_config::load_node(source.as_ref(), &self.overrides, &files, host),
             (Kind::Hub, Some(source)) => overlay_config::load_hub(&source, &self.overrides, &files, host),
@@ -70,6 +73,17 @@ impl Origin {
             }
         };
         Ok(config?)
+    }
+
+    /// Seals the key files that are in clear, where the system can do that.
+    pub fn seal_keys(&self) {
+        for path in self.keys.lock().iter() {
+            match os::seal_file(path) {
+                Ok(true) => tracing::info!(file = %path.display(), "the key is sealed now"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(file = %path.display(), %error, "the key cannot be sealed"),
+            }
+        }
     }
 
     /// The signed records beside the file, as they lie there; none when there are none.
@@ -88,19 +102,39 @@ impl Origin {
 }
 
 /// Key files, relative to the folder of the configuration, or to that of a plan.
-pub struct Folder(pub PathBuf);
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    read: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl Folder {
+    /// The files of `path`.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, read: Arc::default() }
+    }
+}
 
 impl Files for Folder {
     fn read(&self, path: &Path) -> Result<FileText, FileError> {
-        let path = self.0.join(path);
+        let path = self.path.join(path);
         let in_file_error = |error: std::io::Error| match error.kind() {
             ErrorKind::NotFound => FileError::Missing,
             ErrorKind::PermissionDenied => FileError::Denied,
             _ => FileError::Other(in_words(&error)),
         };
-        let bytes = std::fs::read(&path).map_err(in_file_error)?.into();
-        let private = overlay_platform::os::is_private(&path).map_err(in_file_error)?;
+        let bytes = std::fs::read(&path).and_then(os::open_key).map_err(in_file_error)?.into();
+        let private = os::is_private(&path).map_err(in_file_error)?;
+        let mut read = self.read.lock();
+        if !read.contains(&path) {
+            read.push(path);
+        }
         Ok(FileText { bytes, private })
+    }
+
+    fn private_fix(&self) -> &str {
+        os::PRIVATE_FIX
     }
 }
 

@@ -3,16 +3,17 @@
 use crate::cli::Global;
 use crate::config_file::Origin;
 use crate::control::Request;
-use crate::control::client::{self, FOLDER};
 use crate::control::server::{Call, ControlSocket};
+use crate::control::{client, leaf};
 use crate::exit::Failure;
 use crate::gossip::Gossip;
 use crate::members::{Members, NetworkOutcome, RecordOutcome};
 use crate::node::NodeSide;
 use crate::random;
 use crate::resolve;
+use crate::service::{HostEvent, Notice, Notices};
 use crate::state::StateFolder;
-use crate::status::{Facts, Listener, Status, Warning};
+use crate::status::{Facts, Listener, Status, Warning, address_conflict};
 use crate::workers::{Queue, Spread, Workers};
 use overlay_config::membership::{Merge, SignedRecord};
 use overlay_config::{Config, HostFacts, PrivateKey};
@@ -21,14 +22,11 @@ use overlay_engine::peer::{PeerKind, PeerSettings};
 use overlay_engine::{Engine, EngineSettings, Event, Output};
 use overlay_platform::HostNet as _;
 use overlay_platform::Transport as _;
-use overlay_platform::os::resolved::BusAddress;
-use overlay_platform::os::{LinuxHost, TunDevice, UdpTransport};
+use overlay_platform::os::{TunDevice, UdpTransport, connect_host};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -102,8 +100,7 @@ impl Prepared {
             eprintln!("{warning}");
         }
         let mut warnings: Vec<Warning> = config.warnings.iter().map(Warning::from).collect();
-        let path =
-            global.control.clone().unwrap_or_else(|| PathBuf::from(FOLDER).join(format!("{instance}.sock")));
+        let path = global.control.clone().unwrap_or_else(|| leaf::place(&instance));
         refuse_second(&path)?;
         let listen = config.listen();
         let transport = UdpTransport::bind(listen.address, listen.port).map_err(|error| {
@@ -118,6 +115,7 @@ impl Prepared {
         })?;
         state.create()?;
         let lock = state.lock()?;
+        origin.seal_keys();
         let control = ControlSocket::bind(&path, config.control.group.as_deref())?;
         let key = match config.private_key() {
             Some(key) => key.clone(),
@@ -149,7 +147,7 @@ impl Prepared {
 /// What ends the event loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// SIGINT or SIGTERM.
+    /// The operator or the service manager.
     Signal,
     /// `down`.
     Down,
@@ -195,9 +193,7 @@ pub async fn run(
     } = prepared;
     let (calls, mut called) = mpsc::channel::<Call>(CALLS);
     let (failures, mut failed) = mpsc::unbounded_channel();
-    let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(anyhow::Error::from)?;
+    let mut notices = Notices::new().map_err(anyhow::Error::from)?;
     transport.set_max_datagram(largest_datagram(&config));
     engine.set_listen_port(transport.local_port());
     let spread = Spread::here(config.device.queues);
@@ -229,6 +225,9 @@ pub async fn run(
     // Exactly this, alone on a line: programs wait for it.
     eprintln!("ready");
     crate::service::notify_ready();
+    if let Some(device) = daemon.node.as_ref().and_then(|node| node.queues().first()) {
+        crate::service::keep_carrier(device);
+    }
     let mut out = Output::for_batch(64 * 1024, 64);
     let mut clock = tokio::time::interval(CLOCK_PACE);
     let mut revival = tokio::time::interval(REVIVAL_PACE);
@@ -275,11 +274,12 @@ pub async fn run(
                     tracing::warn!(%error, "state folder");
                 }
             }
-            _ = terminate.recv() => break End::Signal,
-            _ = interrupt.recv() => break End::Signal,
-            _ = hangup.recv() => match daemon.reload().await {
-                Ok(value) => tracing::info!(%value, "reloaded"),
-                Err(failure) => eprintln!("{failure}\nnothing was changed"),
+            notice = notices.next() => match notice {
+                Notice::Stop => break End::Signal,
+                Notice::Reload => match daemon.reload().await {
+                    Ok(value) => tracing::info!(%value, "reloaded"),
+                    Err(failure) => eprintln!("{failure}\nnothing was changed"),
+                },
             },
         }
     };
@@ -370,6 +370,11 @@ impl Daemon {
             instance: &self.instance,
             since: self.since,
             adopted: self.node.as_ref().is_some_and(NodeSide::adopted),
+            driver: self
+                .node
+                .as_ref()
+                .and_then(|node| node.queues().first())
+                .and_then(|device| device.driver()),
             listeners: self.listeners(),
             warnings: self
                 .warnings
@@ -441,6 +446,7 @@ impl Daemon {
         // A thread's own failure leaves the device alone: it keeps its carrier.
         if let Some(node) = self.node.as_mut().filter(|_| what == "device") {
             node.close();
+            crate::service::tell(HostEvent::AdapterLost, &self.instance);
         }
     }
 
@@ -450,6 +456,9 @@ impl Daemon {
         {
             tracing::warn!("{failure}");
             return;
+        }
+        if self.workers.is_none() {
+            crate::service::tell(HostEvent::PathRestored, &self.instance);
         }
         self.relearn().await;
         if let Err(failure) = self.start_workers() {
@@ -569,6 +578,14 @@ impl Daemon {
                     tracing::info!(peer, via, emergency, "path");
                 }
                 Event::HubChanged { hub, up } => tracing::info!(hub, up, "hub"),
+                Event::FloatingMoved { address, to } => {
+                    let to = to.as_deref().unwrap_or("nobody");
+                    tracing::info!(%address, to, "floating address");
+                }
+                Event::AddressConflict(conflict) => {
+                    let warning = address_conflict(&conflict, self.config.name());
+                    tracing::warn!("{}; {}", warning.text, warning.fix);
+                }
                 Event::EndpointConfirmed { endpoint, .. } => tracing::debug!(%endpoint, "confirmed"),
                 Event::Greeted { public_key } => {
                     let peers = self.engine.peers();
@@ -691,7 +708,7 @@ fn largest_datagram(config: &Config) -> usize {
 /// # Errors
 /// When the host cannot be asked.
 async fn host_facts() -> Result<HostFacts, Failure> {
-    let host = LinuxHost::connect("lo", BusAddress::System).map_err(anyhow::Error::from)?;
+    let host = connect_host("lo").map_err(anyhow::Error::from)?;
     let addresses = host.addresses().await.map_err(anyhow::Error::from)?;
     Ok(HostFacts { addresses })
 }
@@ -752,6 +769,9 @@ fn peer_changes(old: &EngineSettings, new: &EngineSettings) -> Vec<String> {
     }
     for peer in new.peers.iter().filter(|peer| find(old, &peer.public_key).is_none()) {
         changes.push(format!("{} added", peer.name));
+    }
+    if old.floating != new.floating {
+        changes.push("floating".to_owned());
     }
     if old.refuse != new.refuse {
         changes.push("refuse".to_owned());

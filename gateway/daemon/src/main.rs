@@ -5,7 +5,6 @@ mod client;
 mod config_file;
 mod control;
 mod daemon;
-mod demo;
 mod exit;
 mod gossip;
 mod hub;
@@ -33,7 +32,7 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    service::log::init(cli.global.verbose);
+    service::log::init(cli.global.verbose, &cli.command);
     match run(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -56,7 +55,9 @@ fn run(cli: &cli::Cli) -> Result<u8, Failure> {
         cli::Command::Listener(args) => client::listener(args, global),
         cli::Command::Peer(args) => client::peer(args, global),
         cli::Command::Reload => client::reload(global),
+        cli::Command::Service(args) => service::run(args, global),
+        cli::Command::AdapterHolder(args) => service::hold(args),
         cli::Command::Down => client::down(global),
-        cli::Command::Demo(args) => demo::run(args, global),
+        cli::Command::Demo(args) => service::demo::run(args, global),
     }
 }

@@ -8,12 +8,14 @@ use crate::random;
 use crate::state::StateFolder;
 use crate::status::{Listener, Warning};
 use crate::workers::Spread;
+use ipnet::Ipv4Net;
 use overlay_config::{Config, Mode, Overrides, Slot};
 use overlay_engine::gateway::device_mac;
 use overlay_engine::{Engine, EngineSettings};
-use overlay_platform::change::{Change, DesiredHost, intended, slot_address};
-use overlay_platform::os::resolved::BusAddress;
-use overlay_platform::os::{DeviceState, DeviceWatch, LinuxHost, TunDevice, boot_id, check_kernel};
+use overlay_platform::change::{Change, DesiredHost, slot_address};
+use overlay_platform::os::{
+    DeviceState, DeviceWatch, Host, TunDevice, boot_id, check_kernel, connect_host, intended,
+};
 use overlay_platform::record::{Origin as AddedBy, Record};
 use overlay_platform::settle::{self, Cleared, Settled};
 use overlay_platform::{DeviceIdentity, DeviceSpec, HostNet as _, Layer, Outcome};
@@ -70,7 +72,7 @@ pub fn clear_left_behind(folder: &Path, named: bool) -> Result<Vec<String>, Fail
             // That one runs: nothing of it was left behind.
             Err(_) => return Ok(Vec::new()),
         };
-        let host = LinuxHost::connect(&device, BusAddress::System).map_err(in_words)?;
+        let host = connect_host(&device).map_err(in_words)?;
         let cleared = settle::clear(&host, record, &boot_id().map_err(in_words)?).await.map_err(in_words)?;
         state.clear_listeners();
         Ok(removed(&cleared, host.device_name()))
@@ -80,7 +82,7 @@ pub fn clear_left_behind(folder: &Path, named: bool) -> Result<Vec<String>, Fail
 /// A node's side of the host.
 #[derive(Debug)]
 pub struct NodeSide {
-    host: LinuxHost,
+    host: Host,
     watch: DeviceWatch,
     record: Record,
     queues: Vec<Arc<TunDevice>>,
@@ -91,6 +93,8 @@ pub struct NodeSide {
     /// Something of ours may have gone from the device, and is to be put back.
     unsettled: bool,
     slot: Slot,
+    overlay: Ipv4Net,
+    /// The overlay's addresses on the device: those of the slot, floating ones, and whatever else somebody has put there.
     live: Vec<Ipv4Addr>,
     warnings: Vec<Warning>,
 }
@@ -99,13 +103,13 @@ impl NodeSide {
     /// Makes or adopts the device, and brings the host to what `config` wants. What fails is undone.
     async fn open(config: &Config, state: &StateFolder) -> Result<Self, Failure> {
         let name = &config.device.name;
-        let host = LinuxHost::connect(name, BusAddress::System).map_err(in_words)?;
+        let host = connect_host(name).map_err(in_words)?;
         let node = Self::attach(host, config, state).await;
         let mut node = match node {
             Ok(node) => node,
             Err((failure, fresh)) => {
                 if fresh && let Ok(boot) = boot_id() {
-                    let host = LinuxHost::connect(name, BusAddress::System).map_err(in_words)?;
+                    let host = connect_host(name).map_err(in_words)?;
                     let _ = settle::clear(&host, Record::load(state.path()).ok().flatten(), &boot).await;
                 }
                 return Err(failure);
@@ -116,7 +120,7 @@ impl NodeSide {
     }
 
     /// As [`NodeSide::open`]; an error says whether the device was made just now.
-    async fn attach(host: LinuxHost, config: &Config, state: &StateFolder) -> Result<Self, (Failure, bool)> {
+    async fn attach(host: Host, config: &Config, state: &StateFolder) -> Result<Self, (Failure, bool)> {
         let untouched = |failure: Failure| (failure, false);
         let Some(slot) = config.node().map(|node| node.slot) else {
             return Err(untouched(Failure::bad_input("a hub has no device", "use `overlay-gw hub`")));
@@ -141,6 +145,7 @@ impl NodeSide {
                 // Whatever the host sends is read: what is too big for the tunnel is told so.
                 mtu: u16::MAX,
                 offload: true,
+                guid: overlay_platform::guid::of(config.overlay.cidr, slot.net()),
                 recorded_index: known.as_ref().and_then(|record| record.index_of(&boot, &config.device.name)),
             };
             let opened = match TunDevice::open(&spec, &host).await {
@@ -172,6 +177,7 @@ impl NodeSide {
             up: true,
             unsettled: false,
             slot,
+            overlay: config.overlay.cidr,
             live: Vec::new(),
             warnings: Vec::new(),
         };
@@ -218,7 +224,7 @@ impl NodeSide {
         let own = [self.slot.address(), self.slot.client_access()];
         self.live
             .iter()
-            .filter(|address| !own.contains(address))
+            .filter(|address| self.slot.contains(**address) && !own.contains(address))
             .map(|&address| {
                 let change = self.listener_change(address);
                 let ours =
@@ -237,7 +243,7 @@ impl NodeSide {
         self.up &= !self.watch.take_went_down();
     }
 
-    /// Asks the host which addresses of the slot are on the device now.
+    /// Asks the host which addresses of the overlay are on the device now.
     ///
     /// # Errors
     /// When the host does not say.
@@ -256,13 +262,13 @@ impl NodeSide {
             addresses: held.clone(),
         });
         let missing = self.record.entries().iter().any(|entry| {
-            matches!(entry.change, Change::Address { net } if entry.origin == AddedBy::Config && !held.contains(&net))
+            entry.origin == AddedBy::Config && entry.change.assigned().is_some_and(|net| !held.contains(&net))
         });
         // Going down takes the routes from a device, and so does the loss of the address that they name as their source.
         self.unsettled = facts.up && (self.unsettled || !self.up || missing);
         self.up = facts.up;
         let mut live: Vec<_> = held.iter().map(|net| net.addr()).collect();
-        live.retain(|address| self.slot.contains(*address));
+        live.retain(|address| self.overlay.contains(address));
         live.sort_unstable();
         live.dedup();
         for address in live.iter().filter(|address| !self.live.contains(address)) {
@@ -294,13 +300,22 @@ impl NodeSide {
         for change in settled.added.iter().filter(|change| change.is_recorded()) {
             tracing::warn!(%change, "was gone, and is put back");
         }
+        // Listeners that went with the node's own addresses: one that went alone is not in the record any more.
+        let listeners = self.record.entries().iter().filter(|entry| entry.origin == AddedBy::Command);
+        let listeners: Vec<Change> = listeners.map(|entry| entry.change.clone()).collect();
+        for change in listeners {
+            if self.host.apply(&change).await.map_err(in_words)? == Outcome::Added {
+                tracing::warn!(%change, "was gone, and is put back");
+            }
+        }
         Ok(())
     }
 
     /// Strikes listeners that were added by command and are on the device no more from the record: if one comes back,
     /// another program brought it.
     pub fn forget_vanished(&mut self, state: &StateFolder) {
-        if self.gone {
+        // Without the node's own address it is the device that goes, or somebody swept it clean: what was on it comes back with it.
+        if self.gone || !self.live.contains(&self.slot.address()) {
             return;
         }
         let vanished: Vec<Change> = self
@@ -338,7 +353,7 @@ impl NodeSide {
         Ok(Listener { address, origin: "command".to_owned() })
     }
 
-    /// The live addresses of the slot but `address`, if that is a listener of ours.
+    /// The live addresses but `address`, if that is a listener of ours.
     #[must_use]
     pub fn live_without(&self, address: &str) -> Vec<Ipv4Addr> {
         let leaving =
@@ -506,6 +521,7 @@ fn desired(config: &Config, slot: Slot) -> DesiredHost {
         routes: routes.chain(hubs).chain(peers).collect(),
         dns: config.overlay.dns.clone(),
         mtu: config.device.mtu,
+        windows: config.device.windows.clone(),
     }
 }
 

@@ -3,16 +3,13 @@
 use crate::exit::Failure;
 use overlay_config::PrivateKey;
 use overlay_config::membership::RECORDS_FILE;
+use overlay_platform::os::{self, places};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// Where state folders are.
-pub const ROOT: &str = "/var/lib/overlay-gw";
 
 const KEY: &str = "private.key";
 const LISTENERS: &str = "listeners.json";
@@ -41,7 +38,7 @@ impl StateFolder {
     /// The folder that a flag names, or the default one of `instance`. Nothing is created.
     #[must_use]
     pub fn new(flag: Option<&Path>, instance: &str) -> Self {
-        Self(flag.map_or_else(|| Path::new(ROOT).join(instance), Path::to_owned))
+        Self(flag.map_or_else(|| places::state_root().join(instance), Path::to_owned))
     }
 
     /// The path of the folder.
@@ -55,7 +52,7 @@ impl StateFolder {
     /// # Errors
     /// When it cannot be made.
     pub fn create(&self) -> Result<(), Failure> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(|error| {
+        os::create_private_dir(&self.0).map_err(|error| {
             Failure::bad_input(
                 format!("cannot make the state folder {}: {error}", self.0.display()),
                 "choose a folder that can be written with --state-dir DIR",
@@ -75,17 +72,18 @@ impl StateFolder {
                 "put the key back, or move the file away and a new key is made (the others must learn it)",
             )
         };
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let bytes = match fs::read(&path).and_then(os::open_key) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(bad(error.to_string())),
         };
-        if !overlay_platform::os::is_private(&path).map_err(|error| bad(error.to_string()))? {
+        if !os::is_private(&path).map_err(|error| bad(error.to_string()))? {
             return Err(Failure::bad_input(
                 format!("{}: others can read this key", path.display()),
-                format!("chmod 600 {}", path.display()),
+                format!("{} {}", os::PRIVATE_FIX, path.display()),
             ));
         }
+        let text = String::from_utf8(bytes).map_err(|_| bad("no text".to_owned()))?;
         PrivateKey::from_base64(text.trim()).map(Some).map_err(|error| bad(error.to_string()))
     }
 
@@ -99,14 +97,10 @@ impl StateFolder {
         // A full disk or a kill in the middle must not leave half a key: it would stop every start from then on. The link fails
         // where a rename would replace.
         let _ = fs::remove_file(&fresh);
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&fresh)
-            .and_then(|mut file| {
-                file.write_all(key.to_base64().as_bytes())?;
-                file.write_all(b"\n")?;
+        let written = os::seal_key(&format!("{}\n", *key.to_base64()))
+            .and_then(|sealed| {
+                let mut file = os::private_file().write(true).create_new(true).open(&fresh)?;
+                file.write_all(&sealed)?;
                 file.sync_all()
             })
             .and_then(|()| fs::hard_link(&fresh, &path));
@@ -127,14 +121,12 @@ impl StateFolder {
     pub fn lock(&self) -> Result<File, Failure> {
         let path = self.0.join("lock");
         let file =
-            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(
-                |error| {
-                    Failure::bad_input(
-                        format!("cannot open {}: {error}", path.display()),
-                        "check the folder's owner and mode",
-                    )
-                },
-            )?;
+            os::private_file().create(true).truncate(false).write(true).open(&path).map_err(|error| {
+                Failure::bad_input(
+                    format!("cannot open {}: {error}", path.display()),
+                    "check the folder's owner and mode",
+                )
+            })?;
         file.try_lock().map_err(|_| {
             Failure::bad_input(
                 format!("another overlay-gw uses the state folder {}", self.0.display()),
@@ -229,7 +221,7 @@ pub fn or_empty(read: std::io::Result<Vec<u8>>) -> std::io::Result<Vec<u8>> {
 /// When it cannot be written.
 pub fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let (path, fresh) = (folder.join(name), folder.join(format!("{name}.tmp")));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    let mut file = os::private_file().write(true).create(true).truncate(true).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&fresh, &path)?;
@@ -251,9 +243,6 @@ mod tests {
         let made = state.make_key([7; 32]).unwrap();
         assert_eq!(state.key().unwrap().unwrap().public(), made.public());
         assert!(state.make_key([8; 32]).is_err());
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(state.path().join(KEY), fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(state.key().unwrap_err().fix.unwrap().starts_with("chmod 600"));
     }
 
     #[test]

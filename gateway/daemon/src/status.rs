@@ -1,10 +1,11 @@
 //! What `status` says: the JSON that programs rely on, and a table for eyes.
 
-use overlay_config::{Config, Diagnostic, Mode};
+use overlay_config::{Config, Diagnostic, Mode, Slot};
+use overlay_engine::claim::{Belongs, Conflict};
 use overlay_engine::control::HubId;
 use overlay_engine::peer::path::{Leg, Paths, Way, WayState};
 use overlay_engine::peer::{PeerIndex, PeerKind};
-use overlay_engine::{Engine, PeerStatus};
+use overlay_engine::{Engine, FloatingOwner, PeerStatus};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -63,6 +64,9 @@ pub struct Status {
     pub device: Option<DeviceStatus>,
     /// The live addresses of the slot beyond the node's own two.
     pub listeners: Vec<Listener>,
+    /// The floating addresses that somebody has.
+    #[serde(default)]
+    pub floating: Vec<FloatingLine>,
     /// Hubs and peers.
     pub peers: Vec<PeerLine>,
     /// Packets not carried, by reason.
@@ -82,6 +86,9 @@ pub struct DeviceStatus {
     pub mtu: u16,
     /// It was there before, left behind by an earlier run.
     pub adopted: bool,
+    /// The driver's library: its version, and whose signature it bears (Windows).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub driver: Option<String>,
 }
 
 /// An address of the slot that is live.
@@ -91,6 +98,19 @@ pub struct Listener {
     pub address: Ipv4Addr,
     /// `command`: by `listener add`; `host`: by another program, the cluster.
     pub origin: String,
+}
+
+/// A floating address and who has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloatingLine {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The name of the node that has it.
+    pub owner: String,
+    /// That is this node.
+    pub here: bool,
+    /// Of the owner's claim: counts the moves.
+    pub epoch: u32,
 }
 
 /// A hub or peer.
@@ -105,6 +125,9 @@ pub struct PeerLine {
     /// Its slot.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub slot: Option<String>,
+    /// A node: the live addresses of its slot beyond its own two, and its floating ones, as it has told.
+    #[serde(default)]
+    pub listeners: Vec<Ipv4Addr>,
     /// Networks that it owns beyond a slot.
     pub networks: Vec<String>,
     /// Where it is.
@@ -208,6 +231,8 @@ pub struct Facts<'a> {
     pub since: Instant,
     /// The device was there before.
     pub adopted: bool,
+    /// What is known of the driver's library.
+    pub driver: Option<String>,
     /// The live listeners.
     pub listeners: Vec<Listener>,
     /// What the operator should know.
@@ -227,6 +252,7 @@ impl Status {
         let mut warnings = facts.warnings;
         warnings.extend(redundancy(&peers));
         warnings.extend(engine.is_draining().then(draining));
+        warnings.extend(engine.conflicts().iter().map(|conflict| address_conflict(conflict, config.name())));
         Self {
             version: VERSION,
             role: if slot.is_some() { "node" } else { "hub" }.to_owned(),
@@ -246,8 +272,10 @@ impl Status {
                 mode: if config.device.mode == Mode::Tap { "tap" } else { "tun" }.to_owned(),
                 mtu: config.device.mtu,
                 adopted: facts.adopted,
+                driver: facts.driver,
             }),
             listeners: facts.listeners,
+            floating: floating(engine, config.name()),
             peers: peers
                 .iter()
                 .map(|status| PeerLine {
@@ -260,6 +288,7 @@ impl Status {
                     .to_owned(),
                     public_key: public_key(status.peer.settings.public_key),
                     slot: status.peer.settings.slot.map(|slot| slot.to_string()),
+                    listeners: listeners(status),
                     networks: status
                         .peer
                         .settings
@@ -441,6 +470,43 @@ fn redundancy(peers: &[PeerStatus]) -> Option<Warning> {
     })
 }
 
+/// An address that two nodes have, or a node that it does not belong to. `own`: the name of this node.
+#[must_use]
+pub fn address_conflict(conflict: &Conflict, own: &str) -> Warning {
+    let Conflict { address, here, peers, belongs } = conflict;
+    let mut holders: Vec<&str> = here.then_some(own).into_iter().collect();
+    holders.extend(peers.iter().map(String::as_str));
+    let belongs = match belongs {
+        Belongs::Here => format!("is in the slot of {own}"),
+        Belongs::To(name) => format!("is in the slot of {name}"),
+        Belongs::Floating => {
+            "is a floating address, which one of the nodes named for it may have at a time".to_owned()
+        }
+    };
+    Warning {
+        code: "address-conflict".to_owned(),
+        text: format!("{address} {belongs}, and is on the device of {}", holders.join(" and of ")),
+        fix: format!(
+            "take {address} off every device but the right one, where it was brought online: the cluster, keepalived, or `ip addr`"
+        ),
+    }
+}
+
+fn floating(engine: &Engine, own: &str) -> Vec<FloatingLine> {
+    let line = |FloatingOwner { address, peer, epoch }| {
+        let here = peer.is_none();
+        FloatingLine { address, owner: peer.unwrap_or_else(|| own.to_owned()), here, epoch }
+    };
+    engine.floating().into_iter().map(line).collect()
+}
+
+/// What a node has told, without its own two addresses.
+fn listeners(status: &PeerStatus) -> Vec<Ipv4Addr> {
+    let own = status.peer.settings.slot.and_then(|slot| Slot::new(slot).ok());
+    let own = own.map(|slot| [slot.address(), slot.client_access()]).unwrap_or([Ipv4Addr::UNSPECIFIED; 2]);
+    status.listeners.iter().copied().filter(|address| !own.contains(address)).collect()
+}
+
 fn draining() -> Warning {
     Warning {
         code: "draining".to_owned(),
@@ -470,10 +536,18 @@ pub fn render(status: &Status) -> String {
     if let Some(device) = &status.device {
         let adopted = if device.adopted { ", adopted" } else { "" };
         let _ = writeln!(text, "  device   {} ({}), MTU {}{adopted}", device.name, device.mode, device.mtu);
+        if let Some(driver) = &device.driver {
+            let _ = writeln!(text, "  driver   {driver}");
+        }
     }
     let _ = writeln!(text, "  key      {}", status.public_key);
     if status.role == "node" {
         let _ = writeln!(text, "\n{}", render_listeners(&status.listeners).trim_end());
+    }
+    if !status.floating.is_empty() {
+        let header = ["FLOATING".to_owned(), "ON".to_owned()];
+        let rows = status.floating.iter().map(|line| [line.address.to_string(), line.owner.clone()]);
+        let _ = writeln!(text, "\n{}", table(std::iter::once(header).chain(rows)).trim_end());
     }
     let _ = writeln!(text, "\n{}", render_peers(&status.peers).trim_end());
     let alternatives = render_paths(&status.peers);
@@ -665,6 +739,25 @@ warning [no_resolved]: DNS is not set
   fix: start systemd-resolved
 ";
         assert_eq!(render(&sample()), expected);
+        let mut status = sample();
+        let address = Ipv4Addr::new(172, 16, 8, 200);
+        status.floating = vec![FloatingLine { address, owner: "cluster-2".into(), here: false, epoch: 3 }];
+        let expected = expected.replace("\nPEER ", "\nFLOATING      ON\n172.16.8.200  cluster-2\n\nPEER ");
+        assert_eq!(render(&status), expected);
+    }
+
+    #[test]
+    fn an_address_on_two_nodes_is_told_with_both_names() {
+        let address = Ipv4Addr::new(172, 16, 8, 67);
+        let belongs = Belongs::To("cluster-2".into());
+        let conflict = Conflict { address, here: true, peers: vec!["cluster-2".into()], belongs };
+        let warning = address_conflict(&conflict, "cluster-1");
+        assert_eq!(warning.code, "address-conflict");
+        assert_eq!(
+            warning.text,
+            "172.16.8.67 is in the slot of cluster-2, and is on the device of cluster-1 and of cluster-2"
+        );
+        assert!(warning.fix.contains("172.16.8.67"), "{}", warning.fix);
     }
 
     #[test]

@@ -7,12 +7,11 @@
 
 use overlay_engine::packet::{DatagramBatch, PacketBatch};
 use overlay_engine::{Engine, Output};
-use overlay_platform::os::{UdpTransport, Waker, wait_readable};
+use overlay_platform::os::{MOST_QUEUES as QUEUES_OF_THE_SYSTEM, Waitable, Waker, wait_readable};
 use overlay_platform::{Device, Transport};
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::num::NonZeroU16;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -59,7 +58,8 @@ impl Spread {
     /// What this machine is given.
     #[must_use]
     pub fn here(queues: Option<NonZeroU16>) -> Self {
-        Self::new(queues, std::thread::available_parallelism().map_or(1, usize::from))
+        let spread = Self::new(queues, std::thread::available_parallelism().map_or(1, usize::from));
+        Self { queues: spread.queues.min(QUEUES_OF_THE_SYSTEM), ..spread }
     }
 
     fn sides(self, reads_device: bool) -> &'static [Sides] {
@@ -148,8 +148,8 @@ impl Workers {
     /// When the system gives no thread or no event descriptor.
     pub fn start<D, T, F>(queues: &[Queue<D, T>], spread: Spread, failed: &F) -> io::Result<Self>
     where
-        D: Device + AsFd + 'static,
-        T: Transport + AsFdList + 'static,
+        D: Device + Waitable + 'static,
+        T: Transport + Waitable + 'static,
         F: Fn(&'static str, io::Error) + Clone + Send + 'static,
     {
         let mut workers = Self { threads: Vec::new() };
@@ -205,18 +205,6 @@ fn guarded(failed: &impl Fn(&'static str, io::Error), work: impl FnOnce() -> Res
     }
 }
 
-/// The descriptors of a transport.
-pub trait AsFdList {
-    /// The descriptors to wait for.
-    fn fds(&self) -> Vec<std::os::fd::BorrowedFd<'_>>;
-}
-
-impl AsFdList for UdpTransport {
-    fn fds(&self) -> Vec<std::os::fd::BorrowedFd<'_>> {
-        Self::fds(self).collect()
-    }
-}
-
 /// What a thread works in. Allocated once.
 struct Room {
     packets: PacketBatch,
@@ -226,8 +214,8 @@ struct Room {
 
 fn serve<D, T>(queue: &Queue<D, T>, sides: Sides, waker: &Waker) -> Result<(), Failed>
 where
-    D: Device + AsFd,
-    T: Transport + AsFdList,
+    D: Device + Waitable,
+    T: Transport + Waitable,
 {
     let device = queue.device.as_deref().filter(|_| sides != Sides::Underlay);
     let transport = Some(&*queue.transport).filter(|_| sides != Sides::Host);
@@ -237,10 +225,10 @@ where
         out: Output::for_batch(DATAGRAM_BYTES, DATAGRAMS),
     };
     // Once: the list is made anew at each call.
-    let mut fds: Vec<_> = device.iter().map(|device| device.as_fd()).collect();
-    fds.extend(transport.iter().flat_map(|transport| transport.fds()));
+    let mut sources: Vec<_> = device.iter().flat_map(|device| device.sources()).collect();
+    sources.extend(transport.iter().flat_map(|transport| transport.sources()));
     loop {
-        let ready = wait_readable(&fds, waker, None).map_err(|error| (sides.part(), error))?;
+        let ready = wait_readable(&sources, waker, None).map_err(|error| (sides.part(), error))?;
         if ready.woken {
             return Ok(());
         }

@@ -67,7 +67,10 @@ impl Engine {
         let common = Capabilities::PROBES.and(Capabilities::RECORDS);
         match self.table.load().settings.role {
             RoleSettings::Hub => common.and(Capabilities::RELAYS),
-            RoleSettings::Node { .. } => common.and(Capabilities::SEALED).and(Capabilities::DIRECT),
+            RoleSettings::Node { .. } => {
+                let node = Capabilities::SEALED.and(Capabilities::DIRECT);
+                common.and(node).and(Capabilities::LISTENERS)
+            }
         }
     }
 
@@ -147,6 +150,11 @@ impl Engine {
                 }
             }
             (Kin::Node(node), Message::Noted { revision }) => node.noted(revision),
+            (Kin::Node(_), Message::Listeners(told)) => {
+                self.hear_listeners(heard, &told);
+                self.say(peer.index, &Message::ListenersNoted { revision: told.revision }, relay);
+            }
+            (Kin::Node(node), Message::ListenersNoted { revision }) => node.noted_listeners(revision),
             _ => self.drops.count(DropReason::ControlUnexpected),
         }
     }
@@ -164,6 +172,10 @@ impl Engine {
         let greeted = talk.greet(header, capabilities, seen, self.epoch);
         if greeted.answer {
             talk.begin(now);
+            // It does not know us, whatever was told before.
+            if let Kin::Node(node) = &mut link.kin {
+                node.forget_told();
+            }
         }
         if greeted.anew {
             match &mut link.kin {

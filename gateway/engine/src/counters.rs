@@ -81,6 +81,10 @@ drop_reasons! {
     RelayAbsent = "relay_absent",
     /// To be forwarded, beyond what one member may.
     RelayLimited = "relay_limited",
+    /// From a peer: a claim to an address that is not floating, or not for its slot to hold.
+    ClaimRefused = "claim_refused",
+    /// To a floating address that nobody is known to have.
+    FloatingUnowned = "floating_unowned",
     /// No room in the batch.
     NoBuffer = "no_buffer",
 }

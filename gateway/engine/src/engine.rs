@@ -5,6 +5,7 @@
 //! shared by reference: peers and routes are one snapshot, loaded once per batch, and each peer has a lock that is
 //! taken once per run of packets.
 
+use crate::claim::Shared;
 use crate::control;
 use crate::counters::{DropReason, Drops};
 use crate::event::{Event, Events};
@@ -43,6 +44,8 @@ pub struct PeerStatus {
     pub peer: Peer,
     /// How its link is.
     pub link: LinkStatus,
+    /// A node: the live addresses of its slot, and its floating ones, as it has told.
+    pub listeners: Vec<Ipv4Addr>,
 }
 
 /// The packet engine of one node or hub.
@@ -51,7 +54,10 @@ pub struct Engine {
     pub(crate) identity: Identity,
     pub(crate) guard: ArcSwap<HandshakeGuard>,
     pub(crate) table: ArcSwap<Table>,
-    live: LiveAddresses,
+    pub(crate) live: LiveAddresses,
+    /// What is on this node's device and on others', and how often that of this one has changed.
+    pub(crate) shared: Mutex<Shared>,
+    pub(crate) told: AtomicU32,
     pub(crate) drops: Drops,
     /// Locked for the moment of one answer; packets that are only carried never come near it.
     gateway: Mutex<Gateway>,
@@ -107,6 +113,8 @@ impl Engine {
             gateway,
             table: ArcSwap::from_pointee(table),
             live: LiveAddresses::default(),
+            shared: Mutex::default(),
+            told: AtomicU32::new(0),
             drops: Drops::default(),
             host_side,
             seeds: Mutex::new(seeds),
@@ -127,7 +135,7 @@ impl Engine {
             self.give_back_labels(now, &before, &mut gone.link.lock());
         }
         self.replace_seats(&table);
-        self.table.store(Arc::new(table));
+        self.share_anew(Arc::new(table));
         self.soon.store(true, Relaxed);
     }
 
@@ -135,11 +143,6 @@ impl Engine {
     #[must_use]
     pub fn public_key(&self) -> [u8; 32] {
         self.identity.public()
-    }
-
-    /// Tells the engine which addresses are on the device; `None`: that is not known.
-    pub fn set_live(&self, addresses: Option<Vec<Ipv4Addr>>) {
-        self.live.set(addresses);
     }
 
     /// Tells the engine on which UDP port its datagrams leave, by which it recognises them when they come back.
@@ -219,29 +222,29 @@ impl Engine {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStatus> {
         let table = self.table.load();
-        table.in_order().map(|peer| PeerStatus { peer: peer.clone(), link: peer.link.status() }).collect()
+        let status = |peer: &Peer| {
+            let (link, settings) = (peer.link.status(), &peer.settings);
+            let told = |slot| self.shared.lock().listeners_of(&settings.public_key, slot);
+            PeerStatus { link, listeners: settings.slot.map(told).unwrap_or_default(), peer: peer.clone() }
+        };
+        table.in_order().map(status).collect()
     }
 
     /// Packets (TUN) or frames (TAP) that the host sends. They are changed in place (time to live).
     pub fn handle_host(&self, now: Instant, host: &mut PacketBatch, out: &mut Output) {
         let table = self.table.load();
+        let view = View { now, table: &table, live: self.live.load() };
         let mut sender = Sender::new(&table, &self.drops);
         for n in 0..host.len() {
             let Some((_, frame)) = host.get_mut(n) else { continue };
             if let Some(packet) = self.host_side.receive(frame, &self.drops, out) {
-                self.host_packet(now, &table, packet, &mut sender, out);
+                self.host_packet(&view, packet, &mut sender, out);
             }
         }
     }
 
-    fn host_packet(
-        &self,
-        now: Instant,
-        table: &Table,
-        packet: &mut [u8],
-        sender: &mut Sender<'_>,
-        out: &mut Output,
-    ) {
+    fn host_packet(&self, view: &View<'_>, packet: &mut [u8], sender: &mut Sender<'_>, out: &mut Output) {
+        let View { now, table, .. } = *view;
         let Some(slot) = table.settings.slot() else { return };
         if control::claims_to_be_one(packet) {
             return self.drops.count(DropReason::ReservedAddress);
@@ -258,7 +261,8 @@ impl Engine {
         if source == slot.gateway() {
             return self.drops.count(DropReason::GatewaySource);
         }
-        if !slot.contains(source) || source == slot.broadcast() {
+        let of_slot = slot.contains(source) && source != slot.broadcast();
+        if !(of_slot || table.is_floating(source) && view.live.state(source) == Liveness::Live) {
             return self.drops.count(DropReason::ForeignSource);
         }
         if is_group(destination)
@@ -279,6 +283,8 @@ impl Engine {
                 return self.answer_host(answer, DropReason::ListenerOffline, source, out);
             }
             Destination::None => (DropReason::NoRoute, IcmpError::NetUnreachable),
+            // Whether anybody has it is not known: it may be on its way from one node to another.
+            Destination::Unowned => return self.drops.count(DropReason::FloatingUnowned),
             Destination::Peer(_) if len > usize::from(mtu) && ip.dont_fragment() => {
                 (DropReason::TooBig, IcmpError::FragmentationNeeded { mtu })
             }
@@ -332,9 +338,9 @@ impl Engine {
             let source = self.source(&table, from, datagram);
             let peer = match guard.admit(&self.identity, source, datagram, &mut reply) {
                 Admission::Session(receiver) => {
-                    let held = holder(&table, is_hub, receiver);
+                    let held = table.by_receiver(receiver);
                     purpose = held.map_or(purpose, |(_, purpose)| purpose);
-                    held.and_then(|(index, _)| table.peer(index)).ok_or(DropReason::NotWireguard)
+                    held.map(|(peer, _)| peer).ok_or(DropReason::NotWireguard)
                 }
                 Admission::Initiation(key) => table.by_key(&key).ok_or(DropReason::UnknownPeer),
                 Admission::Cookie(len) => {
@@ -480,6 +486,10 @@ impl Engine {
             return Delivery::Drop;
         }
         if !slot.contains(destination) {
+            // A floating address that has just gone from here is somebody else's to refuse.
+            if table.is_floating(destination) && view.live.state(destination) == Liveness::Live {
+                return Delivery::Host(destination);
+            }
             self.drops.count(DropReason::NotMine);
             return Delivery::Drop;
         }
@@ -579,7 +589,7 @@ impl Engine {
     }
 }
 
-/// What holds for a whole batch from the underlay.
+/// What holds for a whole batch.
 struct View<'a> {
     now: Instant,
     table: &'a Table,
@@ -613,15 +623,6 @@ fn gateway_slot(settings: &EngineSettings) -> Ipv4Net {
 
 fn is_group(address: Ipv4Addr) -> bool {
     address.is_multicast() || address.is_broadcast() || address.is_unspecified()
-}
-
-/// Whose session a receiver index names, and what that is for.
-fn holder(table: &Table, is_hub: bool, receiver: u32) -> Option<(PeerIndex, Use)> {
-    match (is_hub, Label::of(receiver).holder()) {
-        (true, Holder::Hub(index)) => Some((index, Use::Carries)),
-        (false, Holder::Node { local, .. }) => table.labels.holder(local),
-        _ => None,
-    }
 }
 
 pub(crate) fn in_overlay(table: &Table, endpoint: SocketAddr) -> bool {

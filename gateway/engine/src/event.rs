@@ -1,8 +1,9 @@
 //! What the engine tells its owner: changes that a person, or the daemon, wants to know of.
 
+use crate::claim::Conflict;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// Events that wait to be polled; beyond that the oldest go.
 const MOST: usize = 1024;
@@ -38,6 +39,15 @@ pub enum Event {
         /// Its public key.
         public_key: [u8; 32],
     },
+    /// A floating address has another owner.
+    FloatingMoved {
+        /// The address.
+        address: Ipv4Addr,
+        /// Its owner's name; `None`: nobody has it.
+        to: Option<String>,
+    },
+    /// Two nodes have one address, or a node has one that is not for it to have; it has lasted for a while.
+    AddressConflict(Conflict),
     /// Signed records, or what is known of them, from a peer.
     Membership {
         /// Whose session they came out of.

@@ -10,6 +10,7 @@
 //! hidden clock, confined to [`peer::tunnel`].
 #![forbid(unsafe_code)]
 
+pub mod claim;
 pub mod control;
 mod conversation;
 pub mod counters;
@@ -28,6 +29,7 @@ pub mod route;
 mod schedule;
 mod sender;
 pub mod settings;
+mod share;
 pub mod table;
 
 pub use counters::{DropReason, Drops};
@@ -35,3 +37,4 @@ pub use engine::{Engine, PeerStatus};
 pub use event::Event;
 pub use output::Output;
 pub use settings::{EngineSettings, RoleSettings};
+pub use share::FloatingOwner;

@@ -1,4 +1,5 @@
-//! Which addresses are live: those of the slot that are on the device now, as the platform reads them.
+//! Which addresses are live here: those of the slot, and floating ones, that are on the device now, as the platform reads
+//! them. What others have stands in [`claim`](crate::claim).
 
 use arc_swap::{ArcSwapOption, Guard};
 use std::net::Ipv4Addr;
@@ -26,6 +27,12 @@ impl LiveAddresses {
             addresses.sort_unstable();
             Arc::new(addresses)
         }));
+    }
+
+    /// Whether anything is known.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.0.load().is_some()
     }
 
     /// What is known now, for a whole batch.

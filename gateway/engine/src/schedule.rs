@@ -93,6 +93,9 @@ impl Engine {
                 let moved = self.hubs_due(now, &table, full, schedule, out);
                 self.note_whereabouts(schedule);
                 self.nodes_due(now, &table, (full, moved), schedule, out);
+                if full {
+                    self.alarms_due(now);
+                }
             }
         }
         schedule.due = schedule.due.max(now + GRAIN);
@@ -103,16 +106,16 @@ impl Engine {
     /// latest; probes have their own.
     #[must_use]
     pub fn poll_timeout(&self, now: Instant) -> Instant {
-        if self.soon.load(Relaxed) {
-            return now;
-        }
-        self.schedule.lock().due.max(now)
+        let schedule = self.schedule.lock();
+        // What has come up since then waits a moment as well: what it leads to may come up again.
+        let due = if self.soon.load(Relaxed) { schedule.now + GRAIN } else { schedule.due };
+        due.max(now)
     }
 
     /// How many messages of 160 bytes one [`Engine::handle_timeout`] can give back: the size that its [`Output`] needs.
     #[must_use]
     pub fn timeout_messages(&self) -> usize {
-        64 + 4 * self.table.load().peers().count()
+        64 + 5 * self.table.load().peers().count()
     }
 
     /// A hub's members.
@@ -259,6 +262,9 @@ impl Engine {
                 }
                 if !link.tunnel.is_attached() {
                     link.count_stale(&self.drops);
+                    if peer.link.set_reachable(false) {
+                        self.reach_changed();
+                    }
                 } else if matches!(link.kin, Kin::Node(_)) {
                     schedule.active.push((peer.index, now));
                 } else {
@@ -365,11 +371,21 @@ impl Engine {
         {
             self.say(peer.index, &Message::Whereabouts(schedule.whereabouts), &mut out.relay);
         }
+        let tells = session && can(link, Capabilities::LISTENERS);
+        if let Kin::Node(node) = &mut link.kin
+            && tells
+            && node.tells_listeners(now, self.told.load(Relaxed))
+        {
+            self.tell_listeners(peer.index, &mut out.relay);
+        }
         if direct {
             self.tries_due(now, table, peer, link, full, out);
         }
         let Kin::Node(node) = &mut link.kin else { return };
         let carries = session && node.paths.carries(now, &schedule.legs);
+        if peer.link.set_reachable(carries) {
+            self.reach_changed();
+        }
         let routed = schedule.legs.iter().find(|leg| {
             let routes =
                 leg.routed_only || !node.sealed && !session && (leg.plain || node.is_plain_via(now, leg.hub));

@@ -3,8 +3,8 @@
 use crate::gateway::refuse::Refusal;
 use crate::peer::{PeerKind, PeerSettings, Sealing};
 use ipnet::Ipv4Net;
-use overlay_config::{Config, Endpoint, HubKind, Membership, Mode, Refuse, Relay, Slot};
-use std::net::SocketAddr;
+use overlay_config::{Config, Endpoint, Floating, HubKind, Membership, Mode, Refuse, Relay, Slot};
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// Seconds between keepalives of a node and its hub, each way, when the file names none. A hub must reach its nodes at any
 /// time, through NAT mappings that live for 30 s (RFC 4787 section 4.3 asks for two minutes, home routers and clouds give
@@ -44,6 +44,8 @@ pub struct EngineSettings {
     pub mtu: u16,
     /// What happens to a connection to an address of the slot that is not on the device.
     pub refuse: Refusal,
+    /// Ranges whose addresses belong to whichever eligible node has them on its device.
+    pub floating: Vec<Floating>,
     /// The peers; hubs in the order of preference.
     pub peers: Vec<PeerSettings>,
 }
@@ -122,8 +124,21 @@ impl EngineSettings {
                 Refuse::Unreachable => Refusal::Unreachable,
                 Refuse::Silent => Refusal::Silent,
             },
+            floating: config.overlay.floating.clone(),
             peers: hubs.chain(peers).collect(),
         }
+    }
+
+    /// Whether the node of `slot` may hold this address: a floating one, of a range that names the slot.
+    #[must_use]
+    pub fn may_hold(&self, slot: Ipv4Net, address: Ipv4Addr) -> bool {
+        self.floating_range(address).is_some_and(|range| range.slots.iter().any(|able| able.net() == slot))
+    }
+
+    /// The floating range that this address is in.
+    #[must_use]
+    pub fn floating_range(&self, address: Ipv4Addr) -> Option<&Floating> {
+        self.floating.iter().find(|range| range.cidr.contains(&address))
     }
 
     /// The slot, if this is a node.

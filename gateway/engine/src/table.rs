@@ -1,10 +1,12 @@
 //! The table: one consistent view of peers and routes. A reload replaces it as a whole; links live on.
 
-use crate::label::{self, Labels};
+use crate::claim::{Holder as FloatHolder, Owners};
+use crate::label::{self, Holder, Label, Labels, Use};
 use crate::peer::tunnel::Identity;
 use crate::peer::{Kin, Link, Peer, PeerIndex, PeerKind, PeerSettings, Sealing, Standing};
 use crate::route::RouteTable;
 use crate::settings::{EngineSettings, RoleSettings};
+use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,6 +25,8 @@ enum Target {
     Peer(PeerIndex),
     /// Somewhere in the overlay: whichever hub is up.
     Hubs,
+    /// A floating range: whoever has the address.
+    Floating,
 }
 
 /// Where a packet goes.
@@ -32,6 +36,8 @@ pub enum Destination<'a> {
     Own,
     /// Through this peer.
     Peer(&'a Peer),
+    /// A floating address that nobody is known to have.
+    Unowned,
     /// No route covers it.
     None,
 }
@@ -48,6 +54,8 @@ pub struct Table {
     pub labels: Arc<Labels>,
     hubs: Vec<PeerIndex>,
     routes: RouteTable<Target>,
+    /// Who has which floating address. Replaced as a whole; asked, without waiting, for a packet of such an address only.
+    pub(crate) owners: ArcSwap<Owners>,
 }
 
 impl Table {
@@ -105,12 +113,25 @@ impl Table {
             labels: before.map_or_else(Arc::default, |before| Arc::clone(&before.labels)),
             hubs: Vec::new(),
             routes: RouteTable::new(settings.overlay, 32, &[]),
+            owners: ArcSwap::default(),
             settings,
         };
         table.hubs = table.in_order().filter(|p| p.settings.kind == PeerKind::Hub).map(|p| p.index).collect();
         table.by_ordinal = table.peers().filter_map(|p| Some((table.ordinal_of(p)?, p.index))).collect();
         table.routes = RouteTable::new(table.settings.overlay, table.settings.slot_prefix, &table.networks());
         table
+    }
+
+    /// Whose session a receiver index names, and what that is for: at a hub its upper bits are the peer's index, at a node they
+    /// name a local number.
+    #[must_use]
+    pub fn by_receiver(&self, receiver: u32) -> Option<(&Peer, Use)> {
+        let (index, purpose) = match (&self.settings.role, Label::of(receiver).holder()) {
+            (RoleSettings::Hub, Holder::Hub(index)) => (index, Use::Carries),
+            (RoleSettings::Node { .. }, Holder::Node { local, .. }) => self.labels.holder(local)?,
+            _ => return None,
+        };
+        Some((self.peer(index)?, purpose))
     }
 
     /// The ordinal of a node's slot.
@@ -159,7 +180,7 @@ impl Table {
     }
 
     /// All peers, in the order of their indices.
-    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> + Clone {
         self.peers.iter().flatten()
     }
 
@@ -204,7 +225,20 @@ impl Table {
                 Some(peer) if peer.settings.kind == PeerKind::Node => Destination::Peer(self.way_to(peer)),
                 Some(peer) => Destination::Peer(peer),
             },
+            Some(Target::Floating) => match self.owners.load().of(address) {
+                Some(FloatHolder::Own) => Destination::Own,
+                Some(FloatHolder::Peer(index)) => {
+                    self.peer(index).map_or(Destination::Unowned, |peer| Destination::Peer(self.way_to(peer)))
+                }
+                None => Destination::Unowned,
+            },
         }
+    }
+
+    /// Whether the address is a floating one.
+    #[must_use]
+    pub fn is_floating(&self, address: Ipv4Addr) -> bool {
+        self.routes.lookup(address) == Some(Target::Floating)
     }
 
     /// Through whom a node is reached.
@@ -228,6 +262,10 @@ impl Table {
         match self.routes.lookup(source) {
             None | Some(Target::Own) => false,
             Some(Target::Hubs) => relays,
+            // Whoever may have it, and not only who has it now: on a move packets and claims pass each other.
+            Some(Target::Floating) => {
+                peer.settings.slot.is_some_and(|slot| self.settings.may_hold(slot, source))
+            }
             Some(Target::Peer(index)) => {
                 // The first of several with the same network is in the table; its prefix is the longest of all.
                 index == peer.index
@@ -274,6 +312,7 @@ impl Table {
         for peer in self.in_order() {
             networks.extend(peer.settings.networks.iter().map(|net| (*net, Target::Peer(peer.index))));
         }
+        networks.extend(self.settings.floating.iter().map(|range| (range.cidr, Target::Floating)));
         if !self.hubs.is_empty() {
             networks.push((self.settings.overlay, Target::Hubs));
         }

@@ -1,5 +1,7 @@
 //! What overlay-gw changes on a host, as plain data, and the list of it for one node.
 
+mod windows;
+
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -11,6 +13,8 @@ pub const DEFAULT_ROUTE_METRIC: u32 = 9999;
 /// Packets that the device's queue holds towards us. The kernel's default of 500 overflows in the bursts of a single
 /// TCP stream; 1,000 is what it gives an Ethernet card.
 pub const TX_QUEUE_LEN: u32 = 1000;
+
+pub use windows::{FirewallRule, InterfaceSetting, intended_on_windows};
 
 /// One change of the host's network, always on or through our device.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,6 +62,24 @@ pub enum Change {
         /// The servers in order of preference.
         servers: Vec<Ipv4Addr>,
     },
+    /// An address of the device from which none of the host's own connections come, and which is not registered in DNS
+    /// (Windows, SkipAsSource).
+    QuietAddress {
+        /// The address.
+        net: Ipv4Net,
+    },
+    /// A setting of the adapter's IPv4 interface (Windows).
+    Interface {
+        /// Which, and its value.
+        setting: InterfaceSetting,
+    },
+    /// The adapter's network is of the category Private, if it would be Public (Windows).
+    PrivateNetwork,
+    /// Something that the host's firewall lets in on the adapter (Windows).
+    Firewall {
+        /// What.
+        rule: FirewallRule,
+    },
 }
 
 impl Change {
@@ -65,7 +87,30 @@ impl Change {
     /// device that stays (foreign addresses are on it) is better off with them.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
-        matches!(self, Self::Address { .. } | Self::Route { .. } | Self::Dns { .. })
+        matches!(
+            self,
+            Self::Address { .. }
+                | Self::QuietAddress { .. }
+                | Self::Route { .. }
+                | Self::Dns { .. }
+                | Self::Firewall { .. }
+        )
+    }
+
+    /// Whether what the change brings about bears our name, and is not on the device: it is ours whatever the record says, and
+    /// outlives device and boot.
+    #[must_use]
+    pub fn bears_our_name(&self) -> bool {
+        matches!(self, Self::Firewall { .. })
+    }
+
+    /// The address that the change puts on the device, if it is such a change.
+    #[must_use]
+    pub fn assigned(&self) -> Option<Ipv4Net> {
+        match self {
+            Self::Address { net } | Self::QuietAddress { net } => Some(*net),
+            _ => None,
+        }
     }
 }
 
@@ -88,6 +133,10 @@ impl std::fmt::Display for Change {
                 f.write_str("dns")?;
                 servers.iter().try_for_each(|server| write!(f, " {server}"))
             }
+            Self::QuietAddress { net } => write!(f, "address {net}, not a source"),
+            Self::Interface { setting } => write!(f, "interface {setting}"),
+            Self::PrivateNetwork => f.write_str("network category private, if public"),
+            Self::Firewall { rule } => write!(f, "firewall {rule}"),
         }
     }
 }
@@ -111,6 +160,8 @@ pub struct DesiredHost {
     pub dns: Vec<Ipv4Addr>,
     /// The device's MTU in bytes.
     pub mtu: u16,
+    /// What is wanted of a Windows host only.
+    pub windows: overlay_config::Windows,
 }
 
 /// What is to be changed for `desired`, in the order in which it is to be done.
@@ -191,6 +242,7 @@ mod tests {
             ],
             dns: vec![Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(172, 16, 0, 2)],
             mtu: 1420,
+            windows: overlay_config::Windows::default(),
         }
     }
 

@@ -8,12 +8,17 @@
 //! The leaf of the operating system is [`os`], chosen here and nowhere else. [`memory`] has doubles of all three.
 
 pub mod change;
+pub mod guid;
 pub mod memory;
 pub mod record;
 pub mod settle;
 
 #[cfg(target_os = "linux")]
 #[path = "linux/mod.rs"]
+pub mod os;
+
+#[cfg(windows)]
+#[path = "windows/mod.rs"]
 pub mod os;
 
 use std::{io, net::Ipv4Addr, path::PathBuf};
@@ -118,6 +123,8 @@ pub struct DeviceSpec {
     pub mtu: u16,
     /// Whether the host may hand over, and is given, super-packets of up to 64 KB (TUN only, and where the kernel can).
     pub offload: bool,
+    /// The GUID of the adapter (Windows), from overlay and slot alone: [`guid::of`].
+    pub guid: u128,
     /// The interface index of the device that our record of this boot names: it is ours even when its mark is gone.
     pub recorded_index: Option<u32>,
 }
@@ -223,6 +230,19 @@ pub enum DeviceError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Windows has no device of layer 2 that this program could use.
+    #[error(
+        "mode \"tap\" is for Linux\n    leave it out: on Windows the gateway answers on a layer 3 adapter (Wintun)"
+    )]
+    NoTap,
+    /// wintun.dll is not there, or not the real one.
+    #[error(
+        "the adapter's driver cannot be used: {source}\n    install overlay-gw again: its installer puts the real wintun.dll beside the program"
+    )]
+    NoLibrary {
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// The name cannot be a device's.
     #[error("{name:?} cannot be the name of a device: 1 to 15 bytes, no '/', no space, no '%'")]
     BadName {
@@ -298,6 +318,14 @@ pub enum HostError {
     )]
     KernelTooOld {
         /// The release that runs.
+        found: String,
+    },
+    /// This Windows is too old.
+    #[error(
+        "this is Windows {found}, and overlay-gw needs Windows 10 or Server 2016 (10.0.14393), or newer\n    upgrade Windows"
+    )]
+    WindowsTooOld {
+        /// The version that runs.
         found: String,
     },
     /// systemd-resolved did not take the DNS servers.

@@ -79,7 +79,8 @@ pub async fn settle<H: HostNet>(
     // What is there and not in the record is somebody else's. The rest is written down in one go, then made.
     let mut missing = Vec::new();
     for change in intended {
-        if change.is_recorded() && !record.is_ours(change) && host.present(change).await? {
+        let foreign = change.is_recorded() && !record.is_ours(change) && !change.bears_our_name();
+        if foreign && host.present(change).await? {
             settled.found.push(change.clone());
         } else {
             missing.push(change.clone());
@@ -90,7 +91,7 @@ pub async fn settle<H: HostNet>(
     let mut not_ours = Vec::new();
     let mut result = Ok(());
     for change in missing {
-        let was_ours = before.contains(&change);
+        let was_ours = before.contains(&change) || change.bears_our_name();
         let outcome = if result.is_ok() { host.apply(&change).await } else { Ok(Outcome::AlreadyThere) };
         match outcome {
             Ok(Outcome::Added) => settled.added.push(change),
@@ -161,6 +162,18 @@ pub async fn clear<H: HostNet>(
 ) -> Result<Cleared, SettleError> {
     let mut cleared = Cleared::default();
     let facts = host.device().await?;
+    let mut record = record;
+    // Of whatever boot and device the record is.
+    if let Some(record) = &mut record {
+        let named = record.entries().iter().map(|entry| entry.change.clone());
+        let named: Vec<Change> = named.filter(Change::bears_our_name).collect();
+        for change in named.into_iter().rev() {
+            if host.undo(&change).await? {
+                cleared.removed.push(change.clone());
+            }
+            record.forget(&[change])?;
+        }
+    }
     let Some(facts) = facts else {
         if let Some(record) = record {
             record.remove()?;
@@ -168,7 +181,6 @@ pub async fn clear<H: HostNet>(
         return Ok(cleared);
     };
     let mut ours = facts.marked;
-    let mut record = record;
     if let Some(current) =
         record.as_mut().filter(|r| r.boot_id() == boot_id && r.device().ifindex == facts.ifindex)
     {

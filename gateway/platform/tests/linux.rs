@@ -21,7 +21,7 @@ use overlay_platform::{
     Device, DeviceError, DeviceSpec, HostError, HostNet, Layer, Opened, Outcome, Transport,
     change::{Change, DesiredHost, intended},
     os::{
-        DeviceState, DeviceWatch, LinuxHost, TunDevice, UdpTransport, Waker, boot_id,
+        DeviceState, DeviceWatch, LinuxHost, TunDevice, UdpTransport, Waker, boot_id, idle_queue,
         link::{self, End},
         netns,
         resolved::BusAddress,
@@ -30,6 +30,43 @@ use overlay_platform::{
     record::Record,
     settle::{add, clear, settle},
 };
+
+#[test]
+fn a_queue_that_is_switched_off_keeps_the_carrier_and_takes_no_packet() {
+    world(async || {
+        let host = LinuxHost::connect("Overlay", BusAddress::System).unwrap();
+        let opened = TunDevice::open(&spec(Layer::Tun), &host).await.unwrap();
+        for change in [
+            Change::LinkUp,
+            Change::Sysctl { name: "ipv6.disable_ipv6".into(), value: "1".into() },
+            Change::Address { net: "172.16.8.57/29".parse().unwrap() },
+        ] {
+            host.apply(&change).await.unwrap();
+        }
+        let carrier = || ip("link show dev Overlay").contains("LOWER_UP");
+        let held = idle_queue(&opened.device).unwrap();
+        drop(opened);
+        assert!(carrier(), "somebody holds it");
+        assert!(!host.device().await.unwrap().unwrap().attached, "and nobody is at work");
+        // The next one is not kept out, and gets every packet: the held queue takes none.
+        let opened = TunDevice::open(&spec(Layer::Tun), &host).await.unwrap();
+        assert!(opened.adopted);
+        let sender = UdpSocket::bind("172.16.8.57:0").unwrap();
+        for port in 0..64 {
+            sender.send_to(b"x", ("172.16.8.60", 1000 + port)).unwrap();
+        }
+        let (mut batch, mut got) = (PacketBatch::with_capacity(1 << 20, 128), 0);
+        while opened.device.read_batch(&mut batch).unwrap() > 0 {
+            got += batch.len();
+            batch.clear();
+        }
+        assert_eq!(got, 64);
+        drop(opened);
+        assert!(carrier());
+        drop(held);
+        assert!(!carrier(), "nobody is left");
+    });
+}
 
 /// Runs `test` in a namespace of its own, on a thread of its own.
 fn world(test: impl AsyncFnOnce() + Send) {
@@ -56,7 +93,7 @@ fn ip(arguments: &str) -> String {
 
 fn spec(layer: Layer) -> DeviceSpec {
     let mac = (layer == Layer::Tap).then_some([2, 0, 0, 0, 8, 57]);
-    DeviceSpec { name: "Overlay".into(), layer, mac, mtu: 1420, offload: true, recorded_index: None }
+    DeviceSpec { name: "Overlay".into(), layer, mac, mtu: 1420, offload: true, guid: 0, recorded_index: None }
 }
 
 /// A bus that nobody serves: no resolved, as on most servers.
@@ -87,6 +124,7 @@ fn desired() -> DesiredHost {
         routes: vec![net("172.16.0.0/24")],
         dns: vec![],
         mtu: 1420,
+        windows: overlay_config::Windows::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use interrupted::{Interrupted, Kill};
 use ipnet::Ipv4Net;
 use overlay_platform::{
     DeviceIdentity, HostNet, Layer, Outcome,
-    change::{Change, DesiredHost, intended},
+    change::{Change, DesiredHost, intended, intended_on_windows},
     memory::MemoryHost,
     record::{FILE, Origin, Record},
     settle::{add, clear, remove, settle},
@@ -36,6 +36,7 @@ fn desired() -> DesiredHost {
         routes: vec![net("172.16.0.0/24")],
         dns: vec![Ipv4Addr::new(172, 16, 0, 1)],
         mtu: 1420,
+        windows: overlay_config::Windows::default(),
     }
 }
 
@@ -62,6 +63,25 @@ impl World {
     async fn clear(&self) -> overlay_platform::settle::Cleared {
         clear(&self.host, Record::load(self.dir.path()).unwrap(), BOOT).await.unwrap()
     }
+}
+
+#[tokio::test]
+async fn firewall_rules_stay_ours_when_the_device_is_another_one_and_go_when_there_is_none() {
+    let world = World::new(None);
+    let intended = intended_on_windows(&desired());
+    let rules = intended.iter().filter(|change| change.bears_our_name()).count();
+    settle(&world.host, &mut world.record(), &intended).await.unwrap();
+    assert_eq!(world.host.rules().len(), rules);
+    // Somebody removes the device, and it is made anew: the record begins anew, the rules are there.
+    world.host.delete_device().await.unwrap();
+    let settled = settle(&world.host, &mut world.record(), &intended).await.unwrap();
+    assert_eq!(settled.found, []);
+    // The next boot has no device; what is cleared then are the rules.
+    world.host.delete_device().await.unwrap();
+    let record = Record::load(world.dir.path()).unwrap();
+    let cleared = clear(&world.host, record, "another boot").await.unwrap();
+    assert_eq!((cleared.removed.len(), world.host.rules().len()), (rules, 0));
+    assert!(!world.dir.path().join(FILE).exists());
 }
 
 #[tokio::test]

@@ -74,6 +74,7 @@ fn world() -> io::Result<&'static str> {
         routes: vec![],
         dns: vec![],
         mtu: 1420,
+        windows: overlay_config::Windows::default(),
     };
     netns::run_in(there.as_fd(), || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -85,6 +86,7 @@ fn world() -> io::Result<&'static str> {
                 mac: None,
                 mtu: 1420,
                 offload: true,
+                guid: 0,
                 recorded_index: None,
             };
             let opened = TunDevice::open(&spec, &host).await.map_err(io::Error::other)?;

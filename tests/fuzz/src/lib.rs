@@ -78,6 +78,7 @@ impl Node {
             slot_prefix: 29,
             mtu: MTU,
             refuse: Refusal::Reset,
+            floating: Vec::new(),
             peers: vec![
                 peer(1, PeerKind::Hub, &[]),
                 peer(80, PeerKind::Wireguard, &["172.16.8.80/29", "172.16.0.0/16"]),
@@ -159,9 +160,13 @@ impl Node {
         packets
     }
 
-    /// Milliseconds pass: what the rate limits and the fragments of echo requests see.
+    /// Milliseconds pass: what the rate limits and the fragments of echo requests see. What is due then (keepalives, handshakes)
+    /// is lost on its way, so that what comes out afterwards is the answer to what came in.
     pub fn pass(&mut self, milliseconds: u8) {
         self.now += Duration::from_millis(milliseconds.into());
+        self.out.clear();
+        self.engine.handle_timeout(self.now, &mut self.out);
+        self.out.clear();
     }
 }
 

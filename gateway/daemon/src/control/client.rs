@@ -1,15 +1,11 @@
 //! A command's end of the control socket.
 
-use super::{Envelope, Request, Response, VERSION};
+use super::{Envelope, Request, Response, VERSION, leaf};
 use crate::exit::Failure;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Where the control sockets are.
-pub const FOLDER: &str = "/run/overlay-gw";
 
 /// A service that has not answered after this long hangs. Undoing everything takes a moment.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,16 +18,7 @@ pub fn socket(flag: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(path) = flag {
         return Ok(path.to_owned());
     }
-    let mut found: Vec<PathBuf> = std::fs::read_dir(FOLDER)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
-        .filter(|path| {
-            UnixStream::connect(path).map_or_else(|e| e.kind() == ErrorKind::PermissionDenied, |_| true)
-        })
-        .collect();
-    found.sort();
+    let found = leaf::running();
     match found.as_slice() {
         [] => Err(none_runs()),
         [one] => Ok(one.clone()),
@@ -52,18 +39,16 @@ pub fn socket(flag: Option<&Path>) -> Result<PathBuf, Failure> {
 pub fn ask(path: &Path, request: Request) -> Result<Value, Failure> {
     let broken = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => none_runs(),
-        ErrorKind::PermissionDenied => Failure::bad_input(
-            format!("{}: permission denied", path.display()),
-            "run as root, or as a member of the group that [control] names",
-        ),
+        ErrorKind::PermissionDenied => {
+            Failure::bad_input(format!("{}: permission denied", path.display()), leaf::RIGHTS)
+        }
         ErrorKind::WouldBlock | ErrorKind::TimedOut => Failure::no_service(
             format!("the service at {} did not answer within {} s", path.display(), PATIENCE.as_secs()),
             "look at its log",
         ),
         _ => Failure::no_service(format!("{}: {error}", path.display()), "look at the service's log"),
     };
-    let mut stream = UnixStream::connect(path).map_err(broken)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
+    let mut stream = leaf::connect(path, PATIENCE).map_err(broken)?;
     let mut line = serde_json::to_vec(&Envelope { version: VERSION, request }).unwrap_or_default();
     line.push(b'\n');
     stream.write_all(&line).map_err(broken)?;

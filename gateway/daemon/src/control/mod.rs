@@ -9,6 +9,14 @@
 pub mod client;
 pub mod server;
 
+#[cfg(unix)]
+#[path = "unix.rs"]
+pub mod leaf;
+
+#[cfg(windows)]
+#[path = "windows.rs"]
+pub mod leaf;
+
 use crate::exit::Failure;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

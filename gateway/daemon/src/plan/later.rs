@@ -82,7 +82,7 @@ pub fn revoke(out: &Path, name: &str, global: &Global) -> Result<u8, Failure> {
 
 /// Reads the folder, and keeps others from changing it: two that count on from the same serial would give it away twice.
 fn open(out: &Path) -> Result<(Kept, Option<File>), Failure> {
-    let kept = Kept::open(&shown(out), &Folder(out.to_owned()))?;
+    let kept = Kept::open(&shown(out), &Folder::new(out.to_owned()))?;
     let lock = File::open(out).map_err(|error| cannot(out, &error))?;
     lock.try_lock().map_err(|_| {
         Failure::bad_input(
@@ -92,7 +92,7 @@ fn open(out: &Path) -> Result<(Kept, Option<File>), Failure> {
     })?;
     // What the other one wrote before the lock was ours counts.
     drop(kept);
-    Ok((Kept::open(&shown(out), &Folder(out.to_owned()))?, Some(lock)))
+    Ok((Kept::open(&shown(out), &Folder::new(out.to_owned()))?, Some(lock)))
 }
 
 fn shown(out: &Path) -> String {

@@ -6,9 +6,8 @@ use crate::cli::{Global, PlanAction, PlanArgs};
 use crate::exit::{self, Failure};
 use overlay_config::plan::{PackFile, Plan, PlanHub, PlanMember, PlanNode, SIGNING_KEY_FILE};
 use overlay_config::{Endpoint, Route};
-use std::fs::{DirBuilder, OpenOptions};
+use overlay_platform::os;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -153,11 +152,9 @@ pub fn write(out: &Path, packs: &[PackFile]) -> Result<(), Failure> {
     }
     for file in packs {
         let path = out.join(&file.path);
-        let written = path
-            .parent()
-            .map_or(Ok(()), |folder| DirBuilder::new().recursive(true).mode(0o700).create(folder));
+        let written = path.parent().map_or(Ok(()), os::create_private_dir);
         let written = written.and_then(|()| {
-            let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let mut to = os::private_file().write(true).create_new(true).open(&path)?;
             to.write_all(file.contents.as_bytes())
         });
         if let Err(error) = written {

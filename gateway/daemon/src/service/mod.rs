@@ -2,8 +2,38 @@
 
 pub mod log;
 
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
+mod os;
+
+#[cfg(windows)]
+#[path = "windows/mod.rs"]
+mod os;
+
+#[cfg(target_os = "linux")]
+#[path = "../demo/mod.rs"]
+pub mod demo;
+
+#[cfg(windows)]
+#[path = "windows/demo.rs"]
+pub mod demo;
+
 use crate::exit::Failure;
-use sd_notify::NotifyState;
+
+pub use os::{Notice, Notices, hold, keep_carrier, log_file, notify_ready, notify_stopping, run, tell};
+
+/// What the host's own event log is told. The numbers are for programs that watch it: they stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostEvent {
+    /// Packets flow.
+    Ready = 1,
+    /// The end has begun.
+    Stopping = 2,
+    /// Somebody took the adapter away.
+    AdapterLost = 10,
+    /// The packet path is there again.
+    PathRestored = 11,
+}
 
 /// Runs `work` on this thread. The packet path has threads of its own: this one only decides.
 ///
@@ -16,14 +46,4 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
     // A name that is still being resolved must not hold up the end.
     runtime.shutdown_background();
     outcome
-}
-
-/// Tells systemd, if it asks (sd_notify(3)), that packets can flow.
-pub fn notify_ready() {
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
-}
-
-/// Tells systemd that the end has begun.
-pub fn notify_stopping() {
-    let _ = sd_notify::notify(&[NotifyState::Stopping]);
 }

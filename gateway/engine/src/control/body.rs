@@ -13,6 +13,16 @@ pub const MAX_ADDRESSES: usize = 6;
 /// The most bytes of membership that one message carries.
 pub const MAX_MEMBERSHIP: usize = 1_100;
 
+/// The most addresses on its device that a node tells of; a slot of eight has seven.
+pub const MAX_LIVE: usize = 128;
+
+/// The most floating addresses that a node claims at a time.
+pub const MAX_CLAIMS: usize = 64;
+
+/// Bytes of an address, and of a claim.
+const LIVE: usize = 4;
+const CLAIM: usize = 8;
+
 /// Bytes of a handshake initiation (WireGuard paper, section 5.4.2), the longest handshake message.
 const INITIATION: usize = 148;
 
@@ -31,6 +41,8 @@ impl Capabilities {
     pub const DIRECT: Self = Self(8);
     /// It keeps signed records.
     pub const RECORDS: Self = Self(16);
+    /// It tells which addresses are on its device, and hears what others tell.
+    pub const LISTENERS: Self = Self(32);
 
     /// These and those.
     #[must_use]
@@ -114,6 +126,59 @@ impl Whereabouts {
     pub fn says_the_same(&self, other: &Self) -> bool {
         let state = |reach: &HubReach| (reach.hub, reach.up, reach.draining);
         self.hubs().map(state).eq(other.hubs().map(state)) && self.addresses == other.addresses
+    }
+}
+
+/// A floating address that a node has on its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// One more than the highest that its node knew of when the address appeared: of two claims the higher stands.
+    pub epoch: u32,
+}
+
+/// Which addresses of the overlay a node has on its device. Written as it travels: reading it takes no memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listeners<'a> {
+    /// Counts the changes since the sender started; a later one stands.
+    pub revision: u32,
+    live: &'a [u8],
+    claims: &'a [u8],
+}
+
+impl<'a> Listeners<'a> {
+    /// Writes the lists into `buffer`; what is beyond [`MAX_LIVE`] and [`MAX_CLAIMS`] is left out.
+    pub fn new(
+        revision: u32,
+        live: impl Iterator<Item = Ipv4Addr>,
+        claims: impl Iterator<Item = Claim>,
+        buffer: &'a mut Vec<u8>,
+    ) -> Self {
+        buffer.clear();
+        for address in live.take(MAX_LIVE) {
+            buffer.extend(address.octets());
+        }
+        let live = buffer.len();
+        for Claim { address, epoch } in claims.take(MAX_CLAIMS) {
+            buffer.extend(address.octets());
+            buffer.extend(epoch.to_be_bytes());
+        }
+        let (live, claims) = buffer.split_at(live);
+        Self { revision, live, claims }
+    }
+
+    /// The addresses that are no claims.
+    pub fn live(&self) -> impl Iterator<Item = Ipv4Addr> + 'a {
+        self.live.as_chunks().0.iter().map(|bytes: &[u8; LIVE]| Ipv4Addr::from(*bytes))
+    }
+
+    /// The floating addresses.
+    pub fn claims(&self) -> impl Iterator<Item = Claim> + 'a {
+        self.claims.as_chunks().0.iter().map(|&[a, b, c, d, e @ ..]: &[u8; CLAIM]| Claim {
+            address: Ipv4Addr::new(a, b, c, d),
+            epoch: u32::from_be_bytes(e),
+        })
     }
 }
 
@@ -204,6 +269,13 @@ pub enum Message<'a> {
         /// At most [`MAX_MEMBERSHIP`] bytes.
         bytes: &'a [u8],
     },
+    /// Between nodes: which addresses the sender has on its device.
+    Listeners(Listeners<'a>),
+    /// Between nodes: that revision has arrived.
+    ListenersNoted {
+        /// Of the listeners.
+        revision: u32,
+    },
 }
 
 const HELLO: u8 = 1;
@@ -219,6 +291,8 @@ const INNER: u8 = 10;
 const WHEREABOUTS: u8 = 11;
 const NOTED: u8 = 12;
 const MEMBERSHIP: u8 = 13;
+const LISTENERS: u8 = 14;
+const LISTENERS_NOTED: u8 = 15;
 
 const DRAINING: u8 = 1;
 const UP: u8 = 2;
@@ -295,6 +369,17 @@ impl<'a> Message<'a> {
                 out.put(bytes)?;
                 MEMBERSHIP
             }
+            Self::Listeners(Listeners { revision, live, claims }) => {
+                out.put(&revision.to_be_bytes())?;
+                out.put(&[u8::try_from(live.len() / LIVE).ok()?, u8::try_from(claims.len() / CLAIM).ok()?])?;
+                out.put(live)?;
+                out.put(claims)?;
+                LISTENERS
+            }
+            Self::ListenersNoted { revision } => {
+                out.put(&revision.to_be_bytes())?;
+                LISTENERS_NOTED
+            }
         };
         Some((kind, out.at))
     }
@@ -331,6 +416,15 @@ impl<'a> Message<'a> {
                 bounded("control message: membership", len, MAX_MEMBERSHIP)?;
                 Self::Membership { bytes: from.take(len)? }
             }
+            LISTENERS => {
+                let revision = from.u32()?;
+                let (live, claims) = (usize::from(from.u8()?), usize::from(from.u8()?));
+                bounded("control message: live addresses", live, MAX_LIVE)?;
+                bounded("control message: claims", claims, MAX_CLAIMS)?;
+                let (live, claims) = (from.take(live * LIVE)?, from.take(claims * CLAIM)?);
+                Self::Listeners(Listeners { revision, live, claims })
+            }
+            LISTENERS_NOTED => Self::ListenersNoted { revision: from.u32()? },
             _ => return Ok(None),
         }))
     }

@@ -38,7 +38,8 @@ fn messages<'a>(
     whereabouts: Whereabouts,
     bytes: &'a [u8],
     initiation: &'a [u8; INITIATION],
-) -> [Message<'a>; 13] {
+    listeners: Listeners<'a>,
+) -> [Message<'a>; 15] {
     let number = long as u32;
     let why = if flag { Absence::Plain } else { Absence::Away };
     [
@@ -55,6 +56,8 @@ fn messages<'a>(
         Message::Whereabouts(whereabouts),
         Message::Noted { revision: number },
         Message::Membership { bytes: &bytes[..bytes.len().min(MAX_MEMBERSHIP)] },
+        Message::Listeners(listeners),
+        Message::ListenersNoted { revision: number },
     ]
 }
 
@@ -74,9 +77,16 @@ proptest! {
         whereabouts in whereabouts(),
         bytes in prop::collection::vec(any::<u8>(), 0..1200),
         seed: u8,
+        live in prop::collection::vec(any::<Ipv4Addr>(), 0..=MAX_LIVE),
+        claims in prop::collection::vec(any::<(Ipv4Addr, u32)>(), 0..=MAX_CLAIMS),
     ) {
         let initiation = [seed; INITIATION];
-        for message in messages(numbers, address, whereabouts, &bytes, &initiation) {
+        let claims: Vec<_> = claims.into_iter().map(|(address, epoch)| Claim { address, epoch }).collect();
+        let mut buffer = Vec::new();
+        let listeners = Listeners::new(7, live.iter().copied(), claims.iter().copied(), &mut buffer);
+        prop_assert_eq!(listeners.live().collect::<Vec<_>>(), live);
+        prop_assert_eq!(listeners.claims().collect::<Vec<_>>(), claims);
+        for message in messages(numbers, address, whereabouts, &bytes, &initiation, listeners) {
             let packet = written(&message);
             prop_assert!(claims_to_be_one(&packet));
             prop_assert_eq!(read(&packet), Ok((HEADER, message)));
@@ -144,6 +154,20 @@ fn a_list_that_is_too_long_is_refused() {
     assert!(matches!(read(&packet), Err(Unreadable::Malformed(_))));
     packet[60..62].copy_from_slice(&[0, MAX_ADDRESSES as u8 + 1]);
     assert!(matches!(read(&packet), Err(Unreadable::Malformed(_))));
+    let mut buffer = Vec::new();
+    let listeners = Listeners::new(1, std::iter::empty(), std::iter::empty(), &mut buffer);
+    let mut many = written(&Message::Listeners(listeners));
+    many.extend([0; 1050]);
+    let len = (many.len() - 40) as u16;
+    many[4..6].copy_from_slice(&len.to_be_bytes());
+    for (counts, good) in [
+        ([MAX_LIVE as u8, MAX_CLAIMS as u8], true),
+        ([MAX_LIVE as u8 + 1, 0], false),
+        ([0, MAX_CLAIMS as u8 + 1], false),
+    ] {
+        many[60..62].copy_from_slice(&counts);
+        assert_eq!(read(&many).is_ok(), good, "{counts:?}");
+    }
     let long = [0; MAX_MEMBERSHIP + 1];
     assert_eq!(write(HEADER, &Message::Membership { bytes: &long }, &mut [0; MAX_MESSAGE]), None);
     assert_eq!(write(HEADER, &Message::Inner { message: &long[..149] }, &mut [0; MAX_MESSAGE]), None);

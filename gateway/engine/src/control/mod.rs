@@ -15,7 +15,8 @@
 mod body;
 
 pub use body::{
-    Absence, Capabilities, HubId, HubReach, MAX_ADDRESSES, MAX_HUBS, MAX_MEMBERSHIP, Message, Whereabouts,
+    Absence, Capabilities, Claim, HubId, HubReach, Listeners, MAX_ADDRESSES, MAX_CLAIMS, MAX_HUBS, MAX_LIVE,
+    MAX_MEMBERSHIP, Message, Whereabouts,
 };
 
 use crate::packet::Malformed;

@@ -110,6 +110,8 @@ pub struct Link {
     routed_via: AtomicU32,
     /// A node with which there was an end-to-end session.
     sealed: AtomicBool,
+    /// A node with a session, and a path that carries, when somebody last looked.
+    reachable: AtomicBool,
     account: Mutex<Account>,
     rx_packets: AtomicU64,
     rx_bytes: AtomicU64,
@@ -273,6 +275,7 @@ impl Link {
             standing: AtomicU8::new(Standing::Up as u8),
             routed_via: AtomicU32::new(NO_HUB),
             sealed: AtomicBool::new(false),
+            reachable: AtomicBool::new(false),
             account: Mutex::default(),
             rx_packets: AtomicU64::new(0),
             rx_bytes: AtomicU64::new(0),
@@ -328,6 +331,17 @@ impl Link {
     #[must_use]
     pub fn was_sealed(&self) -> bool {
         self.sealed.load(Relaxed)
+    }
+
+    /// Of a node: there was a session, and a path that carries, when somebody last looked; for judging claims without the lock.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        self.reachable.load(Relaxed)
+    }
+
+    /// Notes whether a node can be reached; whether that has changed.
+    pub fn set_reachable(&self, reachable: bool) -> bool {
+        self.reachable.swap(reachable, Relaxed) != reachable
     }
 
     /// Packets that went into the tunnel so far.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// A peer that we send to and that says nothing for this long is asked whether it is there.
 const QUIET: Duration = Duration::from_millis(400);
 
-/// Our whereabouts are told again when they are not noted: after this, then twice as long, up to the last.
+/// Our whereabouts, and our listeners, are told again when they are not noted: after this, then twice as long, up to the last.
 const TELL_AGAIN: Duration = Duration::from_millis(100);
 const TELL_AGAIN_AT_MOST: Duration = Duration::from_secs(20);
 
@@ -45,6 +45,7 @@ pub struct NodePeer {
     /// The hub that said that it has no end-to-end sessions, and until when that counts.
     plain_via: Option<(PeerIndex, Instant)>,
     told: Told,
+    told_listeners: Told,
     /// Packets sent when last looked, and when there were new ones.
     sent: (u64, Option<Instant>),
     last_from: Option<SocketAddr>,
@@ -61,13 +62,31 @@ pub enum Watched {
     Gone,
 }
 
-/// What we have told of our own whereabouts.
+/// What we have told of our own whereabouts, or listeners.
 #[derive(Clone, Copy, Debug, Default)]
 struct Told {
     noted: u32,
     saying: u32,
     due: Option<Instant>,
     tries: u32,
+}
+
+impl Told {
+    fn is_due(&mut self, now: Instant, revision: u32) -> bool {
+        if self.noted >= revision {
+            return false;
+        }
+        if self.saying != revision {
+            (self.saying, self.due, self.tries) = (revision, None, 0);
+        }
+        if self.due.is_some_and(|due| now < due) {
+            return false;
+        }
+        let pause = TELL_AGAIN.saturating_mul(1 << self.tries.min(16)).min(TELL_AGAIN_AT_MOST);
+        self.tries += 1;
+        self.due = Some(now + pause);
+        true
+    }
 }
 
 impl NodePeer {
@@ -80,7 +99,13 @@ impl NodePeer {
     /// The peer has restarted, or is met for the first time. `direct`: it answers probes of direct paths.
     pub fn meet(&mut self, now: Instant, direct: bool) {
         self.paths.forget(now, direct);
-        (self.told, self.quiet) = (Told::default(), None);
+        self.quiet = None;
+        self.forget_told();
+    }
+
+    /// The peer knows nothing of what was told before.
+    pub fn forget_told(&mut self) {
+        (self.told, self.told_listeners) = (Told::default(), Told::default());
     }
 
     /// Something authentic came from `from`: where datagrams go from now on, when that has changed (WireGuard paper, section
@@ -112,25 +137,22 @@ impl NodePeer {
 
     /// Whether our whereabouts of this revision are to be told now; then they count as told once more.
     pub fn tells(&mut self, now: Instant, revision: u32) -> bool {
-        let told = &mut self.told;
-        if told.noted >= revision {
-            return false;
-        }
-        if told.saying != revision {
-            (told.saying, told.due, told.tries) = (revision, None, 0);
-        }
-        if told.due.is_some_and(|due| now < due) {
-            return false;
-        }
-        let pause = TELL_AGAIN.saturating_mul(1 << told.tries.min(16)).min(TELL_AGAIN_AT_MOST);
-        told.tries += 1;
-        told.due = Some(now + pause);
-        true
+        self.told.is_due(now, revision)
     }
 
     /// The peer has noted our whereabouts.
     pub fn noted(&mut self, revision: u32) {
         self.told.noted = self.told.noted.max(revision);
+    }
+
+    /// As [`NodePeer::tells`], for our listeners.
+    pub fn tells_listeners(&mut self, now: Instant, revision: u32) -> bool {
+        self.told_listeners.is_due(now, revision)
+    }
+
+    /// The peer has noted our listeners.
+    pub fn noted_listeners(&mut self, revision: u32) {
+        self.told_listeners.noted = self.told_listeners.noted.max(revision);
     }
 
     /// A hub says that the peer has no end-to-end sessions.

@@ -11,6 +11,7 @@
 )]
 
 mod failover;
+mod floating;
 mod gateway;
 mod hostile;
 mod listeners;

@@ -382,6 +382,7 @@ pub fn hub(peers: Vec<PeerSettings>) -> EngineSettings {
         slot_prefix: 29,
         mtu: 1420,
         refuse: Refusal::Reset,
+        floating: Vec::new(),
         peers,
     }
 }

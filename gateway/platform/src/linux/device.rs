@@ -23,6 +23,7 @@ use super::{
     gso::Split,
     host::LinuxHost,
     virtio::{VIRTIO_HEADER, VirtioHeader},
+    wait::{Source, Waitable},
 };
 use crate::{Device, DeviceError, DeviceIdentity, DeviceSpec, HostError, HostNet, Layer, Opened};
 
@@ -149,6 +150,12 @@ impl TunDevice {
         self.layer
     }
 
+    /// What is known of the driver's library: Linux' driver is the kernel's.
+    #[must_use]
+    pub fn driver(&self) -> Option<String> {
+        None
+    }
+
     /// What did not pass since the device was opened.
     #[must_use]
     pub fn drops(&self) -> DeviceDrops {
@@ -164,6 +171,12 @@ impl AsFd for TunDevice {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor belongs to `self.tun`, which lives as long as the borrow of `self`.
         unsafe { BorrowedFd::borrow_raw(self.tun.as_raw_fd()) }
+    }
+}
+
+impl Waitable for TunDevice {
+    fn sources(&self) -> Vec<Source<'_>> {
+        vec![self.as_fd()]
     }
 }
 

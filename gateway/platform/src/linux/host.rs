@@ -256,6 +256,11 @@ impl HostNet for LinuxHost {
                 self.set_link("set the queue length of", there, |l| l.txqueuelen(*packets)).await
             }
             Change::Sysctl { name, value } => self.set_sysctl(name, value),
+            // Windows'.
+            Change::QuietAddress { .. }
+            | Change::Interface { .. }
+            | Change::PrivateNetwork
+            | Change::Firewall { .. } => Ok(Outcome::AlreadyThere),
             Change::Address { net } => self.add_address(*net).await,
             Change::Route { .. } => match WantedRoute::of(change) {
                 Some(route) => self.add_route(&route).await,
@@ -290,9 +295,14 @@ impl HostNet for LinuxHost {
                 let index = self.index().await?;
                 Ok(resolved.servers(index).await.is_some_and(|current| !current.is_empty()))
             }
-            Change::LinkUp | Change::Mtu { .. } | Change::TxQueueLen { .. } | Change::Sysctl { .. } => {
-                Ok(false)
-            }
+            Change::LinkUp
+            | Change::Mtu { .. }
+            | Change::TxQueueLen { .. }
+            | Change::Sysctl { .. }
+            | Change::QuietAddress { .. }
+            | Change::Interface { .. }
+            | Change::PrivateNetwork
+            | Change::Firewall { .. } => Ok(false),
         }
     }
 
@@ -313,9 +323,14 @@ impl HostNet for LinuxHost {
                 resolved.revert(index).await?;
                 Ok(true)
             }
-            Change::LinkUp | Change::Mtu { .. } | Change::TxQueueLen { .. } | Change::Sysctl { .. } => {
-                Ok(false)
-            }
+            Change::LinkUp
+            | Change::Mtu { .. }
+            | Change::TxQueueLen { .. }
+            | Change::Sysctl { .. }
+            | Change::QuietAddress { .. }
+            | Change::Interface { .. }
+            | Change::PrivateNetwork
+            | Change::Firewall { .. } => Ok(false),
         }
     }
 
@@ -346,6 +361,14 @@ pub(super) async fn addresses(handle: &Handle) -> Result<Vec<(u32, Ipv4Net)>, Ho
     let messages: Vec<AddressMessage> =
         request.execute().try_collect().await.map_err(|error| refused("ask for the addresses", error))?;
     Ok(messages.iter().filter_map(|m| Some((m.header.index, local_address(m)?))).collect())
+}
+
+/// A host around the device called `device`, with the host's own resolver service. Must be called within a tokio runtime.
+///
+/// # Errors
+/// When there is no netlink socket to be had.
+pub fn connect_host(device: &str) -> Result<LinuxHost, HostError> {
+    LinuxHost::connect(device, BusAddress::System)
 }
 
 /// The id of this boot: it tells whether what a record lists can still be there.

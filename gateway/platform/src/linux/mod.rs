@@ -5,10 +5,12 @@ mod device;
 mod files;
 mod gro;
 mod gso;
+mod hold;
 mod host;
 pub mod link;
 mod mmsg;
 pub mod netns;
+pub mod places;
 pub mod resolved;
 mod rtnl;
 mod transport;
@@ -16,9 +18,17 @@ mod virtio;
 mod wait;
 mod watch;
 
+pub use crate::change::intended;
 pub use device::{DeviceDrops, TunDevice};
-pub use files::{group_id, is_private, with_private_umask};
-pub use host::{LinuxHost, boot_id, check_kernel};
+pub use files::{
+    PRIVATE_FIX, create_private_dir, group_id, is_private, open_key, private_file, seal_file, seal_key,
+    with_private_umask,
+};
+pub use hold::idle_queue;
+pub use host::{LinuxHost, LinuxHost as Host, boot_id, check_kernel, connect_host};
 pub use transport::{TransportErrors, UdpTransport};
-pub use wait::{MAX_WAITED, Ready, Waker, wait_readable};
+pub use wait::{MAX_WAITED, Ready, Source, Waitable, Waker, wait_readable};
 pub use watch::{DeviceState, DeviceWatch};
+
+/// The most queues that a device and an underlay can have, as far as the program is concerned.
+pub const MOST_QUEUES: usize = 256;

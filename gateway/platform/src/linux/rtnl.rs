@@ -79,7 +79,8 @@ pub fn facts(link: &LinkMessage) -> DeviceFacts {
             LinkAttribute::Address(mac) => facts.mac.clone_from(mac),
             LinkAttribute::LinkInfo(infos) => {
                 facts.kind = kind(infos);
-                facts.attached |= has_queues(infos);
+                // A queue that is switched off keeps the carrier, and is nobody's at work: the number of the others tells.
+                facts.attached = has_queues(infos).unwrap_or(facts.attached);
             }
             _ => {}
         }
@@ -118,13 +119,14 @@ fn is_tap(nla: &InfoTun) -> bool {
     value(nla, IFLA_TUN_TYPE).is_some_and(|value| i32::from(u8::from_ne_bytes(value)) == libc::IFF_TAP)
 }
 
-/// Whether a process is attached to a device that is made for several queues. A link that is down has no carrier, but this.
-fn has_queues(infos: &[LinkInfo]) -> bool {
-    infos.iter().any(|info| match info {
+/// Whether a process is attached to a device that is made for several queues; `None` for any other. A link that is down has no
+/// carrier, but this.
+fn has_queues(infos: &[LinkInfo]) -> Option<bool> {
+    infos.iter().find_map(|info| match info {
         LinkInfo::Data(InfoData::Tun(attributes)) => attributes
             .iter()
-            .any(|nla| value(nla, IFLA_TUN_NUM_QUEUES).is_some_and(|n| u32::from_ne_bytes(n) > 0)),
-        _ => false,
+            .find_map(|nla| value(nla, IFLA_TUN_NUM_QUEUES).map(|number| u32::from_ne_bytes(number) > 0)),
+        _ => None,
     })
 }
 

@@ -23,6 +23,7 @@ use overlay_engine::packet::{DatagramBatch, Filled};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::mmsg::{self, MAX_MESSAGES, MAX_SEGMENTS, MAX_TRAIN, Message};
+use super::wait::{Source, Waitable};
 use crate::Transport;
 
 /// Bytes that the kernel is asked to hold for each socket: about 20 ms at 3 Gb/s, a few scheduler slices.
@@ -230,6 +231,12 @@ impl UdpTransport {
             self.common.counters.received_bad.fetch_add((bad + left_out) as u64, Ordering::Relaxed);
         }
         Ok(count - left_out)
+    }
+}
+
+impl Waitable for UdpTransport {
+    fn sources(&self) -> Vec<Source<'_>> {
+        self.fds().collect()
     }
 }
 

@@ -18,6 +18,15 @@ use nix::{
 /// How many descriptors one call can wait for: two sockets and a device, with room to grow.
 pub const MAX_WAITED: usize = 8;
 
+/// One of the things that can be waited for.
+pub type Source<'a> = BorrowedFd<'a>;
+
+/// What can be waited for with [`wait_readable`].
+pub trait Waitable {
+    /// Its descriptors, in an order that stays.
+    fn sources(&self) -> Vec<Source<'_>>;
+}
+
 /// Ends another thread's [`wait_readable`]: an eventfd(2).
 #[derive(Debug)]
 pub struct Waker {

@@ -7,7 +7,10 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use crate::{DeviceFacts, HostError, HostNet, Layer, Outcome, change::Change};
+use crate::{
+    DeviceFacts, HostError, HostNet, Layer, Outcome,
+    change::{Change, FirewallRule},
+};
 
 /// What makes two routes the same to a kernel: destination and metric.
 pub type RouteKey = (Ipv4Net, u32);
@@ -19,6 +22,8 @@ struct State {
     addresses: Vec<Ipv4Net>,
     routes: Vec<RouteKey>,
     dns: Vec<Ipv4Addr>,
+    /// Not on the device: they outlive it.
+    rules: Vec<FirewallRule>,
 }
 
 /// The host.
@@ -71,6 +76,12 @@ impl MemoryHost {
         self.locked().dns.clone()
     }
 
+    /// The firewall's rules.
+    #[must_use]
+    pub fn rules(&self) -> Vec<FirewallRule> {
+        self.locked().rules.clone()
+    }
+
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,36 +122,46 @@ impl HostNet for MemoryHost {
     async fn apply(&self, change: &Change) -> Result<Outcome, HostError> {
         let mut state = self.with_device()?;
         Ok(match change {
-            Change::Address { net } => add(&mut state.addresses, *net),
+            Change::Address { net } | Change::QuietAddress { net } => add(&mut state.addresses, *net),
             Change::Route { destination, metric, .. } => add(&mut state.routes, key(*destination, *metric)),
             Change::Dns { servers } if state.dns == *servers => Outcome::AlreadyThere,
             Change::Dns { servers } => {
                 state.dns.clone_from(servers);
                 Outcome::Added
             }
-            Change::LinkUp | Change::Mtu { .. } | Change::TxQueueLen { .. } | Change::Sysctl { .. } => {
-                Outcome::Added
-            }
+            Change::LinkUp
+            | Change::Mtu { .. }
+            | Change::TxQueueLen { .. }
+            | Change::Sysctl { .. }
+            | Change::Interface { .. }
+            | Change::PrivateNetwork => Outcome::Added,
+            Change::Firewall { rule } => add(&mut state.rules, rule.clone()),
         })
     }
 
     async fn present(&self, change: &Change) -> Result<bool, HostError> {
         let state = self.locked();
         Ok(match change {
-            Change::Address { net } => state.addresses.iter().any(|held| held.addr() == net.addr()),
+            Change::Address { net } | Change::QuietAddress { net } => {
+                state.addresses.iter().any(|held| held.addr() == net.addr())
+            }
             Change::Route { destination, metric, .. } => state.routes.contains(&key(*destination, *metric)),
             Change::Dns { .. } => !state.dns.is_empty(),
-            Change::LinkUp | Change::Mtu { .. } | Change::TxQueueLen { .. } | Change::Sysctl { .. } => false,
+            Change::Firewall { rule } => state.rules.contains(rule),
+            _ => false,
         })
     }
 
     async fn undo(&self, change: &Change) -> Result<bool, HostError> {
+        if let Change::Firewall { rule } = change {
+            return Ok(take(&mut self.locked().rules, rule));
+        }
         let mut state = self.with_device()?;
         Ok(match change {
-            Change::Address { net } => take(&mut state.addresses, net),
+            Change::Address { net } | Change::QuietAddress { net } => take(&mut state.addresses, net),
             Change::Route { destination, metric, .. } => take(&mut state.routes, &key(*destination, *metric)),
             Change::Dns { .. } => !std::mem::take(&mut state.dns).is_empty(),
-            Change::LinkUp | Change::Mtu { .. } | Change::TxQueueLen { .. } | Change::Sysctl { .. } => false,
+            _ => false,
         })
     }
 

@@ -1,0 +1,135 @@
+//! The process under Windows' service control manager, or in a console.
+
+mod events;
+mod rotate;
+mod scm;
+
+use super::HostEvent;
+use crate::cli::{Command, Global, HolderArgs, ServiceAction, ServiceArgs};
+use crate::exit::Failure;
+use std::sync::OnceLock;
+use tokio::signal::windows::{
+    CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
+};
+
+pub use rotate::RotatingFile;
+
+/// What somebody outside wants of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The service manager, Ctrl-C, or the end of the session.
+    Stop,
+    /// The service manager's "parameters have changed".
+    Reload,
+}
+
+/// The service, when this process is one.
+static SERVICE: OnceLock<scm::Running> = OnceLock::new();
+
+/// The notices, as they come.
+#[derive(Debug)]
+pub struct Notices {
+    c: CtrlC,
+    stop: CtrlBreak,
+    close: CtrlClose,
+    shutdown: CtrlShutdown,
+}
+
+impl Notices {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When the system takes no handler.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { c: ctrl_c()?, stop: ctrl_break()?, close: ctrl_close()?, shutdown: ctrl_shutdown()? })
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> Notice {
+        let of_service = async {
+            match SERVICE.get() {
+                Some(service) => service.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            notice = of_service => notice,
+            _ = self.c.recv() => Notice::Stop,
+            _ = self.stop.recv() => Notice::Stop,
+            _ = self.close.recv() => Notice::Stop,
+            _ = self.shutdown.recv() => Notice::Stop,
+        }
+    }
+}
+
+/// Tells the service manager that packets can flow.
+pub fn notify_ready() {
+    if let Some(service) = SERVICE.get() {
+        service.running();
+        tell(HostEvent::Ready, "");
+    }
+}
+
+/// The adapter's holder keeps the adapter; Wintun knows no media state without a session.
+pub fn keep_carrier(_: &overlay_platform::os::TunDevice) {}
+
+/// Tells the service manager that the end has begun.
+pub fn notify_stopping() {
+    if let Some(service) = SERVICE.get() {
+        service.stopping();
+        tell(HostEvent::Stopping, "");
+    }
+}
+
+/// Writes into the host's event log, when this process is a service.
+pub fn tell(event: HostEvent, what: &str) {
+    if SERVICE.get().is_some() {
+        events::write(event, what);
+    }
+}
+
+/// Where the log goes instead of standard error.
+#[must_use]
+pub fn log_file(command: &Command) -> Option<RotatingFile> {
+    let name = match command {
+        Command::Service(ServiceArgs { action: ServiceAction::Run { .. } }) => "overlay-gw.log",
+        Command::AdapterHolder(_) => "adapter-holder.log",
+        _ => return None,
+    };
+    RotatingFile::open(&overlay_platform::os::places::logs(), name).ok()
+}
+
+/// `service`
+///
+/// # Errors
+/// What the service manager refuses.
+pub fn run(args: &ServiceArgs, global: &Global) -> Result<u8, Failure> {
+    match &args.action {
+        ServiceAction::Install { slot } => scm::install(slot.as_deref(), global),
+        ServiceAction::Uninstall { purge } => scm::uninstall(*purge, global),
+        ServiceAction::Start => scm::start(),
+        ServiceAction::Stop => scm::stop(),
+        ServiceAction::Status => scm::status(global),
+        ServiceAction::Run { slot } => scm::run(slot.clone(), global),
+    }
+}
+
+/// The process that holds the adapter.
+///
+/// # Errors
+/// When another one holds it, or it cannot be made.
+pub fn hold(args: &HolderArgs) -> Result<u8, Failure> {
+    let Some(guid) = overlay_platform::guid::parse(&args.guid) else {
+        return Err(Failure::bad_input("that is no GUID", "the service starts this process by itself"));
+    };
+    // 0 stands for "no holder".
+    let id = (crate::random::seed() as u32).max(1);
+    super::block_on(async {
+        let held = overlay_platform::os::holder::run(&args.name, guid, id).await;
+        if let Err(error) = &held {
+            tracing::error!("{error}");
+        }
+        held.map_err(anyhow::Error::from)?;
+        Ok(crate::exit::OK)
+    })
+}

@@ -1,0 +1,404 @@
+//! The service control manager: install, uninstall, start, stop, status, and the service's own main.
+
+use super::{Notice, SERVICE, events};
+use crate::cli::{Global, UpArgs};
+use crate::config_file::{Kind, Origin};
+use crate::exit::{self, Failure};
+use overlay_config::{HostFacts, Overrides};
+use overlay_platform::os::places;
+use serde_json::json;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use windows_service::service::{
+    Service, ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceControlAccept,
+    ServiceDependency, ServiceErrorControl, ServiceExitCode, ServiceFailureActions,
+    ServiceFailureResetPeriod, ServiceInfo, ServiceStartType, ServiceState, ServiceStatus, ServiceType,
+};
+use windows_service::service_control_handler::{self, ServiceControlHandlerResult, ServiceStatusHandle};
+use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
+use windows_service::{define_windows_service, service_dispatcher};
+
+/// The service's name.
+const NAME: &str = "overlay-gw";
+
+/// How long a start may take: the adapter alone is tried for 15 s at boot.
+const START: Duration = Duration::from_secs(60);
+
+/// How long a stop may take.
+const STOP: Duration = Duration::from_secs(5);
+
+/// After a crash the service is started again this much later.
+const RECOVERY: Duration = Duration::from_secs(5);
+
+/// At a shutdown of the machine the service is stopped before the others, which have so long to wait for it.
+const PRESHUTDOWN: Duration = Duration::from_secs(10);
+
+/// ERROR_SERVICE_DOES_NOT_EXIST, ERROR_SERVICE_NOT_ACTIVE, ERROR_SERVICE_ALREADY_RUNNING (winerror.h).
+const DOES_NOT_EXIST: i32 = 1060;
+const NOT_ACTIVE: i32 = 1062;
+const ALREADY_RUNNING: i32 = 1056;
+
+/// Between two looks at a service's state.
+const PACE: Duration = Duration::from_millis(100);
+
+fn failed(what: &str, error: &windows_service::Error) -> Failure {
+    let (why, fix) = match error {
+        windows_service::Error::Winapi(source) if source.raw_os_error() == Some(DOES_NOT_EXIST) => {
+            return Failure::no_service(
+                "the service is not installed",
+                "overlay-gw service install --slot 56, or --config FILE",
+            );
+        }
+        windows_service::Error::Winapi(source) => {
+            (source.to_string(), "run in a console of an administrator")
+        }
+        other => (other.to_string(), "look at the service in services.msc"),
+    };
+    Failure::bad_input(format!("cannot {what} the service: {why}"), fix)
+}
+
+fn manager(access: ServiceManagerAccess) -> Result<ServiceManager, Failure> {
+    ServiceManager::local_computer(None::<&str>, access)
+        .map_err(|error| failed("reach the manager of", &error))
+}
+
+fn open(access: ServiceAccess) -> Result<Service, Failure> {
+    manager(ServiceManagerAccess::CONNECT)?.open_service(NAME, access).map_err(|error| failed("open", &error))
+}
+
+/// `service install`. An installed service is given the new settings.
+///
+/// # Errors
+/// A configuration with mistakes; what the manager refuses.
+pub fn install(slot: Option<&str>, global: &Global) -> Result<u8, Failure> {
+    // Before anything is changed: would it start?
+    let overrides = Overrides { slot: slot.map(str::to_owned), ..Overrides::default() };
+    Origin::new(Kind::Node, global, overrides).load(&HostFacts::default())?;
+    let program = std::env::current_exe().map_err(anyhow::Error::from)?;
+    let absolute =
+        |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone()).into_os_string();
+    let mut arguments: Vec<OsString> = vec!["service".into(), "run".into()];
+    let options =
+        [("--config", &global.config), ("--state-dir", &global.state_dir), ("--control", &global.control)];
+    for (flag, path) in options {
+        if let Some(path) = path {
+            arguments.extend([flag.into(), absolute(path)]);
+        }
+    }
+    if let Some(slot) = slot {
+        arguments.extend(["--slot".into(), slot.into()]);
+    }
+    let info = ServiceInfo {
+        name: NAME.into(),
+        display_name: "overlay-gw".into(),
+        service_type: ServiceType::OWN_PROCESS,
+        start_type: ServiceStartType::AutoStart,
+        error_control: ServiceErrorControl::Normal,
+        executable_path: program.clone(),
+        launch_arguments: arguments,
+        // IP has to be there before an adapter can be given an address.
+        dependencies: ["Nsi", "Tcpip"].map(|name| ServiceDependency::Service(name.into())).to_vec(),
+        account_name: None,
+        account_password: None,
+    };
+    let manager = manager(ServiceManagerAccess::CONNECT | ServiceManagerAccess::CREATE_SERVICE)?;
+    let access = ServiceAccess::CHANGE_CONFIG | ServiceAccess::QUERY_STATUS | ServiceAccess::START;
+    let service = match manager.open_service(NAME, access) {
+        Ok(service) => {
+            service.change_config(&info).map_err(|error| failed("change", &error))?;
+            service
+        }
+        Err(_) => manager.create_service(&info, access).map_err(|error| failed("install", &error))?,
+    };
+    let again = ServiceAction { action_type: ServiceActionType::Restart, delay: RECOVERY };
+    let recovery = ServiceFailureActions {
+        reset_period: ServiceFailureResetPeriod::After(Duration::from_secs(600)),
+        reboot_msg: None,
+        command: None,
+        actions: Some(vec![again.clone(), again.clone(), again]),
+    };
+    let text = "Tunnel and gateway of this node in the overlay of its failover cluster.";
+    // Without them it runs all the same: each is said when it is refused.
+    let settings = [
+        ("description", service.set_description(text)),
+        ("delayed start", service.set_delayed_auto_start(true)),
+        ("restart after a crash", service.update_failure_actions(recovery)),
+        ("restart after an error", service.set_failure_actions_on_non_crash_failures(true)),
+        ("order at shutdown", service.set_preshutdown_timeout(PRESHUTDOWN)),
+    ];
+    for (what, done) in settings {
+        if let Err(error) = done {
+            eprintln!("warning: the service's {what} could not be set: {error}");
+        }
+    }
+    if let Err(error) = events::register(&program) {
+        eprintln!("warning: the source of the event log could not be registered: {error}");
+    }
+    println!("installed; start it with `overlay-gw service start`");
+    Ok(exit::OK)
+}
+
+/// `service uninstall`: the service, and all that it left on the host; `purge`: also configuration, keys and logs.
+///
+/// # Errors
+/// What the manager refuses.
+pub fn uninstall(purge: bool, global: &Global) -> Result<u8, Failure> {
+    let installed = match open(ServiceAccess::QUERY_STATUS | ServiceAccess::STOP | ServiceAccess::DELETE) {
+        Ok(service) => {
+            halt(&service)?;
+            service.delete().map_err(|error| failed("delete", &error))?;
+            true
+        }
+        Err(failure) if failure.code == exit::NO_SERVICE => false,
+        Err(failure) => return Err(failure),
+    };
+    events::unregister();
+    // Adapter, addresses, routes, rules: as a stopped service leaves them.
+    match crate::client::down(global) {
+        Err(failure) if failure.code == exit::NO_SERVICE && !installed && !purge => return Err(failure),
+        Err(failure) if failure.code != exit::NO_SERVICE => return Err(failure),
+        _ => {}
+    }
+    if purge {
+        // The adapter's holder has just ended; its file is let go of a moment later.
+        let begin = Instant::now();
+        let mut removed = std::fs::remove_dir_all(places::root());
+        while removed.as_ref().is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound)
+            && begin.elapsed() < STOP
+        {
+            std::thread::sleep(PACE);
+            removed = std::fs::remove_dir_all(places::root());
+        }
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::bad_input(
+                    format!("cannot remove {}: {error}", places::root().display()),
+                    "close what has a file of it open, and remove it by hand",
+                ));
+            }
+            _ => {}
+        }
+    }
+    println!("uninstalled");
+    Ok(exit::OK)
+}
+
+/// `service start`
+///
+/// # Errors
+/// When it does not come to run.
+pub fn start() -> Result<u8, Failure> {
+    let service = open(ServiceAccess::QUERY_STATUS | ServiceAccess::START)?;
+    match service.start::<OsString>(&[]) {
+        Err(windows_service::Error::Winapi(error)) if error.raw_os_error() == Some(ALREADY_RUNNING) => {}
+        done => done.map_err(|error| failed("start", &error))?,
+    }
+    let begin = Instant::now();
+    loop {
+        let status = service.query_status().map_err(|error| failed("ask", &error))?;
+        match status.current_state {
+            ServiceState::Running => break,
+            ServiceState::Stopped => {
+                return Err(Failure::bad_input(
+                    format!("the service has stopped: {:?}", status.exit_code),
+                    format!("its log is {}", places::logs().join("overlay-gw.log").display()),
+                ));
+            }
+            _ if begin.elapsed() > START => {
+                return Err(Failure::bad_input(
+                    format!("the service does not run after {} s", START.as_secs()),
+                    format!("its log is {}", places::logs().join("overlay-gw.log").display()),
+                ));
+            }
+            _ => std::thread::sleep(PACE),
+        }
+    }
+    println!("running");
+    Ok(exit::OK)
+}
+
+/// `service stop`
+///
+/// # Errors
+/// When it does not stop.
+pub fn stop() -> Result<u8, Failure> {
+    halt(&open(ServiceAccess::QUERY_STATUS | ServiceAccess::STOP)?)?;
+    println!("stopped; the adapter stays until `overlay-gw down` or `overlay-gw service uninstall`");
+    Ok(exit::OK)
+}
+
+fn halt(service: &Service) -> Result<(), Failure> {
+    match service.stop() {
+        Err(windows_service::Error::Winapi(error)) if error.raw_os_error() == Some(NOT_ACTIVE) => {}
+        done => _ = done.map_err(|error| failed("stop", &error))?,
+    }
+    let begin = Instant::now();
+    loop {
+        let status = service.query_status().map_err(|error| failed("ask", &error))?;
+        if status.current_state == ServiceState::Stopped {
+            return Ok(());
+        }
+        if begin.elapsed() > 2 * STOP {
+            return Err(Failure::bad_input("the service does not stop", "end its process, then try again"));
+        }
+        std::thread::sleep(PACE);
+    }
+}
+
+/// `service status`: exit code 0 when it runs, 3 when it does not.
+///
+/// # Errors
+/// When it is not installed (exit code 3).
+pub fn status(global: &Global) -> Result<u8, Failure> {
+    let service = open(ServiceAccess::QUERY_STATUS | ServiceAccess::QUERY_CONFIG)?;
+    let status = service.query_status().map_err(|error| failed("ask", &error))?;
+    let config = service.query_config().map_err(|error| failed("ask", &error))?;
+    let state = match status.current_state {
+        ServiceState::Running => "running",
+        ServiceState::Stopped => "stopped",
+        ServiceState::StartPending => "starting",
+        ServiceState::StopPending => "stopping",
+        _ => "paused",
+    };
+    let program = config.executable_path.display().to_string();
+    if global.json {
+        println!("{}", json!({ "state": state, "pid": status.process_id, "command": program }));
+    } else {
+        println!("{state}\n  {program}");
+    }
+    Ok(if status.current_state == ServiceState::Running { exit::OK } else { exit::NO_SERVICE })
+}
+
+/// The running service, as its manager sees it.
+#[derive(Debug)]
+pub struct Running {
+    handle: ServiceStatusHandle,
+    told: Notify,
+    stop: AtomicBool,
+    reload: AtomicBool,
+}
+
+impl Running {
+    /// The next thing that the manager wants.
+    pub async fn next(&self) -> Notice {
+        loop {
+            if self.stop.load(Ordering::Acquire) {
+                return Notice::Stop;
+            }
+            if self.reload.swap(false, Ordering::AcqRel) {
+                return Notice::Reload;
+            }
+            self.told.notified().await;
+        }
+    }
+
+    /// Packets can flow.
+    pub fn running(&self) {
+        self.report(ServiceState::Running, Duration::ZERO, ServiceExitCode::NO_ERROR);
+    }
+
+    /// The end has begun.
+    pub fn stopping(&self) {
+        self.report(ServiceState::StopPending, STOP, ServiceExitCode::NO_ERROR);
+    }
+
+    fn report(&self, state: ServiceState, hint: Duration, exit_code: ServiceExitCode) {
+        let accepted = match state {
+            ServiceState::Running => {
+                ServiceControlAccept::STOP
+                    | ServiceControlAccept::PRESHUTDOWN
+                    | ServiceControlAccept::PARAM_CHANGE
+            }
+            _ => ServiceControlAccept::empty(),
+        };
+        let status = ServiceStatus {
+            service_type: ServiceType::OWN_PROCESS,
+            current_state: state,
+            controls_accepted: accepted,
+            exit_code,
+            checkpoint: u32::from(!hint.is_zero()),
+            wait_hint: hint,
+            process_id: None,
+        };
+        if let Err(error) = self.handle.set_service_status(status) {
+            tracing::warn!(%error, "the service manager does not listen");
+        }
+    }
+
+    fn want(&self, flag: &AtomicBool) {
+        flag.store(true, Ordering::Release);
+        self.told.notify_one();
+    }
+}
+
+/// What the command line said, for the service's main, which the system calls on a thread of its own.
+static ARGUMENTS: Mutex<Option<(Option<String>, Global)>> = Mutex::new(None);
+
+define_windows_service!(service_entry, service_main);
+
+/// `service run`: becomes the service.
+///
+/// # Errors
+/// When the manager has not started this process.
+pub fn run(slot: Option<String>, global: &Global) -> Result<u8, Failure> {
+    if let Ok(mut arguments) = ARGUMENTS.lock() {
+        *arguments = Some((slot, global.clone()));
+    }
+    service_dispatcher::start(NAME, service_entry).map_err(|error| {
+        Failure::bad_input(
+            format!("this command is for the service control manager: {error}"),
+            "overlay-gw service start; by hand: overlay-gw up",
+        )
+    })?;
+    Ok(exit::OK)
+}
+
+fn service_main(_: Vec<OsString>) {
+    let Some((slot, global)) = ARGUMENTS.lock().ok().and_then(|mut arguments| arguments.take()) else {
+        return;
+    };
+    let handler = |control| match control {
+        ServiceControl::Stop | ServiceControl::Preshutdown => {
+            SERVICE.get().inspect(|service| service.want(&service.stop));
+            ServiceControlHandlerResult::NoError
+        }
+        ServiceControl::ParamChange => {
+            SERVICE.get().inspect(|service| service.want(&service.reload));
+            ServiceControlHandlerResult::NoError
+        }
+        ServiceControl::Interrogate => ServiceControlHandlerResult::NoError,
+        _ => ServiceControlHandlerResult::NotImplemented,
+    };
+    let handle = match service_control_handler::register(NAME, handler) {
+        Ok(handle) => handle,
+        Err(error) => {
+            tracing::error!(%error, "the service manager takes no handler");
+            return;
+        }
+    };
+    let service = SERVICE.get_or_init(|| Running {
+        handle,
+        told: Notify::new(),
+        stop: AtomicBool::new(false),
+        reload: AtomicBool::new(false),
+    });
+    service.report(ServiceState::StartPending, START, ServiceExitCode::NO_ERROR);
+    let args = UpArgs { listen: None, slot, overlay: None, device: None, mode: None, persist: true };
+    let code = match crate::node::up(&args, &global) {
+        Ok(code) => code,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            events::write_start_failed(&failure.to_string());
+            failure.code
+        }
+    };
+    let code = match code {
+        exit::OK => ServiceExitCode::NO_ERROR,
+        code => ServiceExitCode::ServiceSpecific(u32::from(code)),
+    };
+    service.report(ServiceState::Stopped, Duration::ZERO, code);
+}

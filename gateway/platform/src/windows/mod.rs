@@ -1,0 +1,40 @@
+//! The Windows leaf: the Wintun adapter and the process that holds it, UDP, the IP Helper API, named pipes, DPAPI.
+
+mod boot;
+mod device;
+mod dll;
+mod dns;
+mod files;
+pub mod holder;
+mod host;
+mod iphelper;
+pub mod pipe;
+pub mod places;
+mod policy;
+pub mod security;
+mod transport;
+mod wait;
+mod watch;
+
+#[cfg(feature = "doubles")]
+pub mod doubles;
+
+#[cfg(not(feature = "doubles"))]
+#[path = "no_doubles.rs"]
+mod doubles;
+
+pub use crate::change::intended_on_windows as intended;
+pub use boot::{boot_id, check_kernel};
+pub use device::{DeviceDrops, TunDevice};
+pub use dll::{DllFacts, facts as driver_facts};
+pub use files::{
+    PRIVATE_FIX, create_private_dir, group_id, is_clear_key, is_private, open_key, private_file, seal_file,
+    seal_key,
+};
+pub use host::{Host, connect_host};
+pub use transport::{TransportErrors, UdpTransport};
+pub use wait::{Event, MAX_WAITED, Ready, Source, Waitable, Waker, wait_readable};
+pub use watch::{DeviceState, DeviceWatch};
+
+/// Wintun has one queue, and Windows does not spread senders over sockets.
+pub const MOST_QUEUES: usize = 1;

@@ -1,0 +1,92 @@
+//! The adapter outlives what happens to the engine, and comes back when somebody takes it away.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use overlay_tests::case;
+use overlay_tests::harness::Case;
+use overlay_tests::wait::{until, until_in};
+use overlay_tests::world::World;
+
+use crate::wine::WineNode;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case!(functional, engine_that_is_killed_leaves_the_adapter_and_the_next_adopts_it),
+        case!(functional, panic_in_a_worker_leaves_the_session),
+        case!(timed, adapter_that_somebody_removes_comes_back_with_its_addresses),
+        case!(functional, creation_is_tried_again_as_at_boot),
+    ]
+}
+
+fn engine_that_is_killed_leaves_the_adapter_and_the_next_adopts_it(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    let mut up = windows.start("up --slot 56");
+    windows.run("listener add 172.16.8.59").exits(0);
+    let held = windows.held();
+    up.signal(Signal::SIGKILL);
+    up.wait(Duration::from_secs(10));
+    assert_eq!(windows.held(), held, "addresses, routes and rules stay");
+    assert_eq!(windows.count_wintun("close Overlay remove"), 0, "the adapter stays");
+    let adapter = fs::read_to_string(windows.doubles.join("adapter-Overlay")).unwrap();
+    let mut up = windows.start("up --slot 56");
+    windows.node.reaches("172.16.8.56");
+    let status = windows.status();
+    assert_eq!(status.0["device"]["adopted"], true);
+    assert_eq!(status.listener("172.16.8.59"), Some("command"), "{:#}", status.0);
+    assert_eq!(fs::read_to_string(windows.doubles.join("adapter-Overlay")).unwrap(), adapter);
+    assert_eq!(windows.count_wintun("create"), 1);
+    // Killed again, and nothing starts: `down` clears what is left.
+    up.signal(Signal::SIGKILL);
+    up.wait(Duration::from_secs(10));
+    windows.run("down").exits(0);
+    assert_eq!(windows.held(), Vec::<serde_json::Value>::new());
+    windows.wait_wintun("close Overlay remove", 1);
+}
+
+fn panic_in_a_worker_leaves_the_session(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    let mut up = windows.start("up --slot 56");
+    windows.node.reaches("172.16.8.56");
+    fs::write(windows.doubles.join("panic"), "").unwrap();
+    // The next packet from the host is read by a thread that panics.
+    until("the panic has happened", || {
+        let _ = windows.node.pings("172.16.8.56");
+        !windows.doubles.join("panic").exists()
+    });
+    up.wait_stderr(Duration::from_secs(10), |line| line.contains("starting the packet path again"));
+    windows.node.reaches("172.16.8.56");
+    assert_eq!(windows.count_wintun("session"), 1, "{:?}", windows.wintun());
+    assert_eq!(windows.count_wintun("end"), 0, "{:?}", windows.wintun());
+    assert!(up.runs());
+}
+
+fn adapter_that_somebody_removes_comes_back_with_its_addresses(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    let mut up = windows.start("up --slot 56");
+    windows.run("listener add 172.16.8.59").exits(0);
+    windows.node.reaches("172.16.8.56");
+    windows.take_adapter_away();
+    let removed = Instant::now();
+    up.wait_stderr(Duration::from_secs(10), |line| line.contains("the device failed"));
+    let noticed = removed.elapsed();
+    assert!(noticed < Duration::from_secs(2), "noticed after {noticed:?}");
+    windows.wait_wintun("create Overlay overlay-gw 6f766777181d800080000000ac100838", 2);
+    until_in(Duration::from_secs(15), "the gateway answers again", || windows.node.pings("172.16.8.56"));
+    let status = windows.status();
+    assert_eq!(status.listener("172.16.8.59"), Some("command"), "{:#}", status.0);
+    for address in ["172.16.8.57/29", "172.16.8.58/29", "172.16.8.59/29"] {
+        assert!(windows.held().iter().any(|change| change["net"] == address), "{address}");
+    }
+}
+
+fn creation_is_tried_again_as_at_boot(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    fs::write(windows.doubles.join("refuse-creation"), "3").unwrap();
+    let mut up = windows.start("up --slot 56");
+    windows.node.reaches("172.16.8.56");
+    assert_eq!(windows.count_wintun("refused create"), 3);
+    assert!(up.stderr().iter().any(|line| line.contains("not there yet")), "progress is in the log");
+    assert!(up.runs());
+}

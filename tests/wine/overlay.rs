@@ -1,0 +1,111 @@
+//! overlay-gw.exe as one node of an overlay whose other members are Linux programs.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use overlay_tests::case;
+use overlay_tests::gateway::Gateway;
+use overlay_tests::harness::Case;
+use overlay_tests::keys::Keys;
+use overlay_tests::overlay::{HUB, Overlay, PORT};
+use overlay_tests::wait::{until, until_in};
+use overlay_tests::world::World;
+
+use crate::wine::WineNode;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case!(functional, files_cross_both_ways_and_the_clear_key_is_sealed),
+        case!(functional, traffic_survives_the_loss_of_a_hub),
+    ]
+}
+
+/// A hub, a Linux node in slot 64 and the Windows node in slot 56, which is not started.
+fn planned(world: &World) -> (Overlay, WineNode) {
+    let overlay = Overlay::plan(world, &[56, 64]);
+    let windows = WineNode::new(overlay.node(56).node.clone(), Some(56));
+    (overlay, windows)
+}
+
+fn files_cross_both_ways_and_the_clear_key_is_sealed(world: &World) {
+    let (mut overlay, windows) = planned(world);
+    overlay.hub.start();
+    overlay.node_mut(64).start();
+    let arguments = windows.config(56, &overlay.node(56).keys, &overlay.node(56).file);
+    let _up = windows.start(&arguments);
+    windows.wait_session(HUB);
+    let linux = overlay.node(64);
+    linux.node.reaches("172.16.8.57");
+    windows.node.reaches(linux.address());
+    windows.node.reaches(linux.gateway_address());
+    // The key that the pack brought in clear is sealed where it was.
+    let key = fs::read(windows.node.path("private.key")).unwrap();
+    assert!(key.starts_with(b"overlay-gw DPAPI 1"));
+    assert_eq!(windows.status().0["public_key"], overlay.node(56).keys.public.as_str());
+    windows.run("reload").exits(0);
+
+    for (server, address, client) in [
+        (&linux.node, linux.address(), &windows.node),
+        (&windows.node, "172.16.8.57".to_owned(), &linux.node),
+    ] {
+        let dir = server.path("www");
+        fs::create_dir_all(&dir).unwrap();
+        // No two blocks are equal: none can take the place of another.
+        let bytes: Vec<u8> =
+            (0..500_000_u32).flat_map(|n| n.wrapping_mul(0x9E37_79B9).to_le_bytes()).collect();
+        fs::write(dir.join("file"), &bytes).unwrap();
+        let serve = format!("python3 -m http.server 8080 --bind {address} --directory {}", dir.display());
+        let _serving = server.spawn("http", &serve);
+        until("the server listens", || server.ok("ss -Htln").contains(":8080 "));
+        let copy = client.path("copy");
+        let url = format!("http://{address}:8080/file");
+        client
+            .run_in(
+                Duration::from_secs(100),
+                &format!("curl -sS --fail --max-time 90 -o {} {url}", copy.display()),
+            )
+            .ok();
+        assert!(fs::read(&copy).unwrap() == bytes, "the copy differs");
+    }
+    let status = windows.status();
+    assert_eq!(status.drops("foreign_source"), 0, "{:#}", status.0);
+    assert_eq!(windows.count_wintun("misuse"), 0, "{:?}", windows.wintun());
+}
+
+fn traffic_survives_the_loss_of_a_hub(world: &World) {
+    let (mut overlay, windows) = planned(world);
+    // A second hub, which knows the same members.
+    let machine = world.node("hub-b", 2);
+    let keys = Keys::new();
+    let endpoint = format!("{}:{PORT}", machine.ipv4());
+    let mut file = overlay.hub.file.clone();
+    file.replace("name = ", "name = \"hub-b\"");
+    machine.write("private.key", &format!("{}\n", keys.private));
+    let config = machine.write("config.toml", &file.text());
+    for slot in [56, 64] {
+        overlay.node_mut(slot).file.section(
+            "[[hubs]]",
+            &[
+                "name = \"hub-b\"",
+                &format!("public_key = \"{}\"", keys.public),
+                &format!("endpoint = \"{endpoint}\""),
+            ],
+        );
+    }
+    overlay.hub.start();
+    let _second = Gateway::hub(&machine, &config);
+    overlay.node_mut(64).start();
+    let arguments = windows.config(56, &overlay.node(56).keys, &overlay.node(56).file);
+    let _up = windows.start(&arguments);
+    windows.wait_session(HUB);
+    windows.wait_session("hub-b");
+    let linux = overlay.node(64).node.clone();
+    let address = overlay.node(64).address();
+    windows.node.reaches(&address);
+    drop(overlay.hub.take().end_by(Signal::SIGKILL));
+    // As long as the protocol of the first release takes to call a session lost.
+    until_in(Duration::from_secs(40), "traffic takes the other hub", || {
+        windows.node.pings(&address) && linux.pings("172.16.8.57")
+    });
+}

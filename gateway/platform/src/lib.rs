@@ -10,8 +10,10 @@
 pub mod change;
 pub mod guid;
 pub mod memory;
+mod ready;
 pub mod record;
 pub mod settle;
+mod underlay_errors;
 
 #[cfg(target_os = "linux")]
 #[path = "linux/mod.rs"]
@@ -28,6 +30,8 @@ use overlay_engine::packet::{DatagramBatch, PacketBatch};
 use serde::{Deserialize, Serialize};
 
 use crate::change::Change;
+pub use crate::ready::{MAX_WAITED, Ready};
+pub use crate::underlay_errors::TransportErrors;
 
 /// The adapter: where the host's packets come from and go to. Non-blocking; wait for it with the leaf's poll.
 pub trait Device: Send + Sync {
@@ -138,6 +142,15 @@ pub struct Opened<D> {
     pub adopted: bool,
     /// What the record keeps of it.
     pub identity: DeviceIdentity,
+}
+
+/// Packets that did not pass the device since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceDrops {
+    /// From the host, but larger than the MTU we know.
+    pub too_big: u64,
+    /// Towards the host, who did not take it: the link is down, its memory or ring is full, or it is no packet.
+    pub not_taken: u64,
 }
 
 /// What tells a device from another of the same name, within one boot.

@@ -25,7 +25,9 @@ use super::{
     virtio::{VIRTIO_HEADER, VirtioHeader},
     wait::{Source, Waitable},
 };
-use crate::{Device, DeviceError, DeviceIdentity, DeviceSpec, HostError, HostNet, Layer, Opened};
+use crate::{
+    Device, DeviceDrops, DeviceError, DeviceIdentity, DeviceSpec, HostError, HostNet, Layer, Opened,
+};
 
 /// Bytes of an Ethernet header with one VLAN tag (IEEE 802.1Q), in front of a TAP device's packets.
 const ETHERNET_HEADER: usize = 18;
@@ -65,15 +67,6 @@ struct Reader {
     buffer: Box<[u8]>,
     len: usize,
     split: Option<Split>,
-}
-
-/// Packets that did not pass the device since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DeviceDrops {
-    /// From the host, but larger than the MTU we know.
-    pub too_big: u64,
-    /// Towards the host, who did not take it: the link is down, its memory is full, or it is no packet.
-    pub not_taken: u64,
 }
 
 impl std::fmt::Debug for TunDevice {

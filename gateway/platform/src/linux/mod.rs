@@ -19,15 +19,15 @@ mod wait;
 mod watch;
 
 pub use crate::change::intended;
-pub use device::{DeviceDrops, TunDevice};
+pub use device::TunDevice;
 pub use files::{
     PRIVATE_FIX, create_private_dir, group_id, is_private, open_key, private_file, seal_file, seal_key,
     with_private_umask,
 };
 pub use hold::idle_queue;
 pub use host::{LinuxHost, LinuxHost as Host, boot_id, check_kernel, connect_host};
-pub use transport::{TransportErrors, UdpTransport};
-pub use wait::{MAX_WAITED, Ready, Source, Waitable, Waker, wait_readable};
+pub use transport::UdpTransport;
+pub use wait::{Source, Waitable, Waker, wait_readable};
 pub use watch::{DeviceState, DeviceWatch};
 
 /// The most queues that a device and an underlay can have, as far as the program is concerned.

@@ -25,6 +25,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use super::mmsg::{self, MAX_MESSAGES, MAX_SEGMENTS, MAX_TRAIN, Message};
 use super::wait::{Source, Waitable};
 use crate::Transport;
+use crate::underlay_errors::{Counters, TransportErrors};
 
 /// Bytes that the kernel is asked to hold for each socket: about 20 ms at 3 Gb/s, a few scheduler slices.
 const SOCKET_BUFFER: usize = 8 << 20;
@@ -84,39 +85,6 @@ struct Trains {
     cuts: AtomicBool,
     /// Trains refused since the last one that was taken.
     refusals: AtomicU32,
-}
-
-/// Datagrams that were not sent, or not received whole, since the start, by cause.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TransportErrors {
-    /// No route to the destination, or the network is down (ENETUNREACH, EHOSTUNREACH, ENETDOWN).
-    pub unreachable: u64,
-    /// The other side has no such port (ECONNREFUSED).
-    pub refused: u64,
-    /// Larger than the path or the socket takes (EMSGSIZE).
-    pub too_big: u64,
-    /// The socket's buffer stayed full (EAGAIN, ENOBUFS).
-    pub no_buffer: u64,
-    /// A firewall of this host forbids it (EPERM, EACCES).
-    pub forbidden: u64,
-    /// For IPv6 without an IPv6 socket, or the other way round.
-    pub no_socket: u64,
-    /// Received, but longer than the buffer, or from no IP address.
-    pub received_bad: u64,
-    /// Anything else.
-    pub other: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    unreachable: AtomicU64,
-    refused: AtomicU64,
-    too_big: AtomicU64,
-    no_buffer: AtomicU64,
-    forbidden: AtomicU64,
-    no_socket: AtomicU64,
-    received_bad: AtomicU64,
-    other: AtomicU64,
 }
 
 impl UdpTransport {
@@ -206,7 +174,7 @@ impl UdpTransport {
                     Some(libc::EINTR) => {}
                     // An error that an earlier datagram left on the socket: reading it has cleared it.
                     code => {
-                        self.common.counters.of(code).fetch_add(1, Ordering::Relaxed);
+                        counter_of(&self.common.counters, code).fetch_add(1, Ordering::Relaxed);
                         return Ok(0);
                     }
                 },
@@ -322,7 +290,7 @@ impl Trains {
                             at += count;
                         }
                         _ => {
-                            counters.of(code).fetch_add(1, Ordering::Relaxed);
+                            counter_of(counters, code).fetch_add(1, Ordering::Relaxed);
                             at += 1;
                         }
                     },
@@ -403,29 +371,14 @@ impl Transport for UdpTransport {
     }
 }
 
-impl Counters {
-    fn read(&self) -> TransportErrors {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        TransportErrors {
-            unreachable: count(&self.unreachable),
-            refused: count(&self.refused),
-            too_big: count(&self.too_big),
-            no_buffer: count(&self.no_buffer),
-            forbidden: count(&self.forbidden),
-            no_socket: count(&self.no_socket),
-            received_bad: count(&self.received_bad),
-            other: count(&self.other),
-        }
-    }
-
-    fn of(&self, code: Option<i32>) -> &AtomicU64 {
-        match code {
-            code if is_unreachable(code) => &self.unreachable,
-            Some(libc::ECONNREFUSED) => &self.refused,
-            Some(libc::EMSGSIZE) => &self.too_big,
-            Some(libc::EPERM | libc::EACCES) => &self.forbidden,
-            _ => &self.other,
-        }
+/// Where an error of this system is counted.
+fn counter_of(counters: &Counters, code: Option<i32>) -> &AtomicU64 {
+    match code {
+        code if is_unreachable(code) => &counters.unreachable,
+        Some(libc::ECONNREFUSED) => &counters.refused,
+        Some(libc::EMSGSIZE) => &counters.too_big,
+        Some(libc::EPERM | libc::EACCES) => &counters.forbidden,
+        _ => &counters.other,
     }
 }
 

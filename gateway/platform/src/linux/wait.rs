@@ -15,8 +15,7 @@ use nix::{
     },
 };
 
-/// How many descriptors one call can wait for: two sockets and a device, with room to grow.
-pub const MAX_WAITED: usize = 8;
+use crate::{MAX_WAITED, Ready};
 
 /// One of the things that can be waited for.
 pub type Source<'a> = BorrowedFd<'a>;
@@ -31,28 +30,6 @@ pub trait Waitable {
 #[derive(Debug)]
 pub struct Waker {
     event: EventFd,
-}
-
-/// What ended a wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ready {
-    /// The waker was pulled (and is re-armed now).
-    pub woken: bool,
-    readable: u8,
-}
-
-impl Ready {
-    /// Whether the descriptor at position `index` has something to read, or an error to report.
-    #[must_use]
-    pub fn is_readable(self, index: usize) -> bool {
-        index < MAX_WAITED && self.readable & (1 << index) != 0
-    }
-
-    /// Whether anything happened; otherwise the time ran out.
-    #[must_use]
-    pub fn any(self) -> bool {
-        self.woken || self.readable != 0
-    }
 }
 
 impl Waker {
@@ -105,7 +82,7 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], waker: &Waker, timeout: Option<Dura
                 // Only re-arms it; that it was pulled is known.
                 let _ = waker.event.read();
             } else {
-                ready.readable |= 1 << at;
+                ready.set_readable(at);
             }
         }
     }

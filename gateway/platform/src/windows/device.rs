@@ -22,7 +22,7 @@ use super::{
     host::Host,
     wait::{Source, Waitable},
 };
-use crate::{Device, DeviceError, DeviceIdentity, DeviceSpec, HostNet, Layer, Opened};
+use crate::{Device, DeviceDrops, DeviceError, DeviceIdentity, DeviceSpec, HostNet, Layer, Opened};
 
 /// Bytes of each ring: 16 MiB hold about 40 ms at 3 Gb/s (Wintun takes powers of two from 128 KiB to 64 MiB).
 const RING: u32 = 16 << 20;
@@ -59,15 +59,6 @@ struct Reader {
     empty: bool,
     /// Packets have come since the last wait.
     busy: bool,
-}
-
-/// Packets that did not pass the device since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DeviceDrops {
-    /// From the host, but larger than the MTU we know.
-    pub too_big: u64,
-    /// Towards the host, who did not take it: its ring is full.
-    pub not_taken: u64,
 }
 
 impl std::fmt::Debug for TunDevice {

@@ -25,15 +25,15 @@ mod doubles;
 
 pub use crate::change::intended_on_windows as intended;
 pub use boot::{boot_id, check_kernel};
-pub use device::{DeviceDrops, TunDevice};
+pub use device::TunDevice;
 pub use dll::{DllFacts, facts as driver_facts};
 pub use files::{
     PRIVATE_FIX, create_private_dir, group_id, is_clear_key, is_private, open_key, private_file, seal_file,
     seal_key,
 };
 pub use host::{Host, connect_host};
-pub use transport::{TransportErrors, UdpTransport};
-pub use wait::{Event, MAX_WAITED, Ready, Source, Waitable, Waker, wait_readable};
+pub use transport::UdpTransport;
+pub use wait::{Event, Source, Waitable, Waker, wait_readable};
 pub use watch::{DeviceState, DeviceWatch};
 
 /// Wintun has one queue, and Windows does not spread senders over sockets.

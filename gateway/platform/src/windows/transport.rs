@@ -28,6 +28,7 @@ use windows_sys::Win32::Networking::WinSock::{
 
 use super::wait::{Event, Source, Waitable};
 use crate::Transport;
+use crate::underlay_errors::{Counters, TransportErrors};
 
 /// Bytes that the system is asked to hold for each socket: about 20 ms at 3 Gb/s.
 const SOCKET_BUFFER: usize = 8 << 20;
@@ -70,39 +71,6 @@ struct UnderlaySocket {
     /// What sends trains; `None` where the socket takes none.
     trains: Option<UdpSocketState>,
     refusals: AtomicU32,
-}
-
-/// Datagrams that were not sent, or not received whole, since the start, by cause.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TransportErrors {
-    /// No route to the destination, or the network is down.
-    pub unreachable: u64,
-    /// The other side has no such port.
-    pub refused: u64,
-    /// Larger than the path or the socket takes.
-    pub too_big: u64,
-    /// The socket's buffer stayed full.
-    pub no_buffer: u64,
-    /// A firewall of this host forbids it.
-    pub forbidden: u64,
-    /// For IPv6 without an IPv6 socket, or the other way round.
-    pub no_socket: u64,
-    /// Received, but longer than the buffer.
-    pub received_bad: u64,
-    /// Anything else.
-    pub other: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    unreachable: AtomicU64,
-    refused: AtomicU64,
-    too_big: AtomicU64,
-    no_buffer: AtomicU64,
-    forbidden: AtomicU64,
-    no_socket: AtomicU64,
-    received_bad: AtomicU64,
-    other: AtomicU64,
 }
 
 impl UdpTransport {
@@ -148,18 +116,7 @@ impl UdpTransport {
     /// What went wrong since the start.
     #[must_use]
     pub fn errors(&self) -> TransportErrors {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &*self.counters;
-        TransportErrors {
-            unreachable: read(&counters.unreachable),
-            refused: read(&counters.refused),
-            too_big: read(&counters.too_big),
-            no_buffer: read(&counters.no_buffer),
-            forbidden: read(&counters.forbidden),
-            no_socket: read(&counters.no_socket),
-            received_bad: read(&counters.received_bad),
-            other: read(&counters.other),
-        }
+        self.counters.read()
     }
 
     fn recv_from(&self, one: &UnderlaySocket, batch: &mut DatagramBatch) -> io::Result<usize> {
@@ -178,7 +135,7 @@ impl UdpTransport {
                     Some(WSAEMSGSIZE) => _ = self.counters.received_bad.fetch_add(1, Ordering::Relaxed),
                     // An error that an earlier datagram left on the socket: reading it has cleared it.
                     code => {
-                        self.counters.of(code).fetch_add(1, Ordering::Relaxed);
+                        counter_of(&self.counters, code).fetch_add(1, Ordering::Relaxed);
                         errors += 1;
                         if errors > ERRORS_AT_ONCE {
                             break;
@@ -294,23 +251,22 @@ impl UnderlaySocket {
             match patiently(|| self.socket.send_to(bytes, to).map(|_| ())) {
                 Ok(()) => taken += 1,
                 Err(error) if error.raw_os_error() == Some(WSAENOTSOCK) => return Err(error),
-                Err(error) => _ = counters.of(error.raw_os_error()).fetch_add(1, Ordering::Relaxed),
+                Err(error) => _ = counter_of(counters, error.raw_os_error()).fetch_add(1, Ordering::Relaxed),
             }
         }
         Ok((train.count, taken))
     }
 }
 
-impl Counters {
-    fn of(&self, code: Option<i32>) -> &AtomicU64 {
-        match code {
-            Some(WSAENETUNREACH | WSAEHOSTUNREACH | WSAENETDOWN) => &self.unreachable,
-            Some(WSAECONNRESET | WSAECONNREFUSED | WSAENETRESET) => &self.refused,
-            Some(WSAEMSGSIZE) => &self.too_big,
-            Some(WSAEWOULDBLOCK | WSAENOBUFS) => &self.no_buffer,
-            Some(WSAEACCES) => &self.forbidden,
-            _ => &self.other,
-        }
+/// Where an error of this system is counted.
+fn counter_of(counters: &Counters, code: Option<i32>) -> &AtomicU64 {
+    match code {
+        Some(WSAENETUNREACH | WSAEHOSTUNREACH | WSAENETDOWN) => &counters.unreachable,
+        Some(WSAECONNRESET | WSAECONNREFUSED | WSAENETRESET) => &counters.refused,
+        Some(WSAEMSGSIZE) => &counters.too_big,
+        Some(WSAEWOULDBLOCK | WSAENOBUFS) => &counters.no_buffer,
+        Some(WSAEACCES) => &counters.forbidden,
+        _ => &counters.other,
     }
 }
 

@@ -9,9 +9,7 @@ use windows_sys::Win32::{
 };
 
 use super::device::TunDevice;
-
-/// How many sources one call can wait for: two sockets and a device, with room to grow. Windows' own limit is 64.
-pub const MAX_WAITED: usize = 8;
+use crate::{MAX_WAITED, Ready};
 
 /// An event of the system (CreateEvent): set by one side, and reset by the wait that it ends.
 #[derive(Debug)]
@@ -92,26 +90,11 @@ impl Waker {
     }
 }
 
-/// What ended a wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ready {
-    /// The waker was pulled (and is re-armed now).
-    pub woken: bool,
-    readable: u8,
-}
-
-impl Ready {
-    /// Whether the source at position `index` has something to read, or an error to report.
-    #[must_use]
-    pub fn is_readable(self, index: usize) -> bool {
-        index < MAX_WAITED && self.readable & (1 << index) != 0
-    }
-
-    /// Whether anything happened; otherwise the time ran out.
-    #[must_use]
-    pub fn any(self) -> bool {
-        self.woken || self.readable != 0
-    }
+/// Only the source at position `index`: the system names one.
+fn only(index: usize) -> Ready {
+    let mut ready = Ready::default();
+    ready.set_readable(index);
+    ready
 }
 
 /// Waits until one of `sources` (at most [`MAX_WAITED`]) can be read or failed, `waker` was pulled, or `timeout` is over
@@ -128,7 +111,7 @@ pub fn wait_readable(sources: &[Source<'_>], waker: &Waker, timeout: Option<Dura
         if let Source::Device(device) = source
             && device.has_packet()
         {
-            return Ok(Ready { woken: false, readable: 1 << at });
+            return Ok(only(at));
         }
     }
     let mut handles = [waker.0.handle(); MAX_WAITED + 1];
@@ -147,8 +130,12 @@ pub fn wait_readable(sources: &[Source<'_>], waker: &Waker, timeout: Option<Dura
     match unsafe { WaitForMultipleObjects(count, handles.as_ptr(), 0, millis) } {
         WAIT_FAILED => Err(io::Error::last_os_error()),
         WAIT_TIMEOUT => Ok(Ready::default()),
-        WAIT_OBJECT_0 => Ok(Ready { woken: true, readable: 0 }),
-        other => Ok(Ready { woken: false, readable: 1 << (other - WAIT_OBJECT_0 - 1) }),
+        WAIT_OBJECT_0 => {
+            let mut ready = Ready::default();
+            ready.woken = true;
+            Ok(ready)
+        }
+        other => Ok(only((other - WAIT_OBJECT_0 - 1) as usize)),
     }
 }
 

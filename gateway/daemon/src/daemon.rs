@@ -1,5 +1,8 @@
 //! The event loop of a node or hub: control requests, address changes, time and signals, one at a time.
 
+mod records;
+mod reload;
+
 use crate::cli::Global;
 use crate::config_file::Origin;
 use crate::control::Request;
@@ -7,7 +10,7 @@ use crate::control::server::{Call, ControlSocket};
 use crate::control::{client, leaf};
 use crate::exit::Failure;
 use crate::gossip::Gossip;
-use crate::members::{Members, NetworkOutcome, RecordOutcome};
+use crate::members::Members;
 use crate::node::NodeSide;
 use crate::random;
 use crate::resolve;
@@ -15,11 +18,8 @@ use crate::service::{HostEvent, Notice, Notices};
 use crate::state::StateFolder;
 use crate::status::{Facts, Listener, Status, Warning, address_conflict};
 use crate::workers::{Queue, Spread, Workers};
-use overlay_config::membership::{Merge, SignedRecord};
 use overlay_config::{Config, HostFacts, PrivateKey};
-use overlay_engine::control::MAX_MESSAGE;
-use overlay_engine::peer::{PeerKind, PeerSettings};
-use overlay_engine::{Engine, EngineSettings, Event, Output};
+use overlay_engine::{Engine, Event, Output};
 use overlay_platform::HostNet as _;
 use overlay_platform::Transport as _;
 use overlay_platform::os::{TunDevice, UdpTransport, connect_host};
@@ -47,9 +47,6 @@ const KEEPING_PACE: Duration = Duration::from_secs(1);
 
 /// The host's own addresses in the underlay are looked up this often.
 const LEARNING_PACE: Duration = Duration::from_secs(10);
-
-/// Messages about signed records that are sent at once, ten times a second.
-const GOSSIP_AT_ONCE: usize = 64;
 
 /// What has been read and checked, with nothing changed on the host but locks and sockets taken.
 #[derive(Debug)]
@@ -476,98 +473,6 @@ impl Daemon {
         self.relearn().await;
     }
 
-    async fn reload(&mut self) -> Result<Value, Failure> {
-        let file = self.origin.load(&host_facts().await?)?;
-        let fixed = fixed_changes(&self.file, &file);
-        if !fixed.is_empty() {
-            return Err(Failure::bad_input(
-                format!("{} cannot change while the service runs", fixed.join(", ")),
-                "put the old value back, or restart the service (with --persist the adapter stays)",
-            ));
-        }
-        let before = self.members.clone();
-        self.members.reopen(&file, &self.origin);
-        let config = self.members.apply(&file);
-        let changed = match self.put_in_force(config).await {
-            Ok(changed) => changed,
-            Err(failure) => {
-                self.members = before;
-                self.members.keep();
-                return Err(failure);
-            }
-        };
-        // What the old file was warned of goes; what was found at the start (the clock) stays.
-        let old: Vec<Warning> = self.file.warnings.iter().map(Warning::from).collect();
-        self.warnings.retain(|warning| !old.contains(warning));
-        self.warnings.extend(file.warnings.iter().map(Warning::from));
-        self.file = file;
-        Ok(json!({ "changed": changed }))
-    }
-
-    /// `peer add` and `peer remove`: signed records in base64.
-    async fn records_handed_over(&mut self, records: &[String], remove: bool) -> Result<Value, Failure> {
-        let bad = |why: String| Failure::bad_input(why, "hand over a file that `overlay-gw plan` wrote");
-        let records = records.iter().enumerate().map(|(index, text)| {
-            text.parse::<SignedRecord>().map_err(|why| bad(format!("record {}: {why}", index + 1)))
-        });
-        let records = records.collect::<Result<Vec<_>, _>>()?;
-        let revoked = |record: &SignedRecord| record.record().revoked;
-        if remove && !records.iter().all(revoked) {
-            return Err(Failure::bad_input(
-                "a record here makes a member and does not end one, and nothing was changed",
-                "remove takes the record that `overlay-gw plan revoke` wrote; a member is taken in by `overlay-gw peer add`",
-            ));
-        }
-        if !remove && records.iter().all(revoked) {
-            return Err(Failure::bad_input(
-                "no record here makes a member, and nothing was changed",
-                "add takes the record that `overlay-gw plan add-node` wrote; one that ends a membership is for `overlay-gw peer remove`",
-            ));
-        }
-        let outcomes: Vec<RecordOutcome> = self.members.add(&records)?;
-        for record in &records {
-            self.spread(&record.to_bytes(), None);
-        }
-        self.tell_now();
-        let config = self.members.apply(&self.file);
-        let changed = self.put_in_force(config).await?;
-        Ok(json!({ "records": outcomes, "changed": changed }))
-    }
-
-    /// Takes in signed records that other gateways handed on, and puts in force what follows.
-    async fn records_arrived(&mut self, records: &[([u8; 32], Vec<u8>)]) {
-        let bytes: Vec<&[u8]> = records.iter().map(|(_, bytes)| bytes.as_slice()).collect();
-        let outcomes = self.members.merge_from_network(&bytes);
-        for (outcome, (from, bytes)) in outcomes.iter().zip(records) {
-            if let NetworkOutcome::Merged(Merge::New | Merge::Newer { .. }) = outcome {
-                self.spread(bytes, Some(from));
-            }
-        }
-        let config = self.members.apply(&self.file);
-        if config == self.config {
-            return;
-        }
-        self.tell_now();
-        match self.put_in_force(config).await {
-            Ok(changed) => tracing::info!(?changed, "signed records are in force"),
-            Err(failure) => tracing::warn!("{failure}"),
-        }
-    }
-
-    /// Hands a record on to everybody who keeps records, but for whom it came from.
-    fn spread(&mut self, record: &[u8], from: Option<&[u8; 32]>) {
-        let peers = self.engine.peers();
-        let keepers = peers.iter().filter(|peer| peer.link.speaks && self.is_gossip(&peer.peer.settings));
-        let keys = keepers.map(|peer| peer.peer.settings.public_key).filter(|key| Some(key) != from);
-        let keys: Vec<_> = keys.collect();
-        self.gossip.spread(keys.into_iter(), record);
-    }
-
-    /// Records go between hubs and nodes; between nodes they would only come twice.
-    fn is_gossip(&self, peer: &PeerSettings) -> bool {
-        self.config.node().is_none() || peer.kind == PeerKind::Hub
-    }
-
     /// What the engine has to tell.
     async fn handle_events(&mut self, out: &mut Output) {
         let mut records = Vec::new();
@@ -610,25 +515,6 @@ impl Daemon {
         self.send_gossip(out);
     }
 
-    /// Before the members change: whom a record puts out is told as well.
-    fn tell_now(&mut self) {
-        let mut out = Output::for_batch(GOSSIP_AT_ONCE * 2 * MAX_MESSAGE, GOSSIP_AT_ONCE);
-        self.send_gossip(&mut out);
-    }
-
-    fn send_gossip(&mut self, out: &mut Output) {
-        out.clear();
-        let mut sent = 0;
-        while sent < GOSSIP_AT_ONCE && out.net.room() > 2 * MAX_MESSAGE {
-            let Some((peer, bytes)) = self.gossip.next() else { break };
-            self.engine.send_membership(Instant::now(), &peer, &bytes, out);
-            sent += 1;
-        }
-        if let Err(error) = self.transport.send_batch(&out.net) {
-            tracing::debug!(%error, "underlay");
-        }
-    }
-
     /// Tells the engine where in the underlay this host can be reached.
     async fn learn_addresses(&self) {
         if self.config.node().is_none() {
@@ -645,36 +531,6 @@ impl Daemon {
         });
         let port = self.transport.local_port();
         self.engine.set_local_addresses(usable.map(|(_, net)| (net.addr(), port).into()).collect());
-    }
-
-    /// Brings host and engine from the configuration in force to another one; what changed, in words.
-    async fn put_in_force(&mut self, config: Config) -> Result<Vec<String>, Failure> {
-        let mut changed = Vec::new();
-        if let Some(node) = &mut self.node {
-            match node.reconfigure(&config).await {
-                Ok(changes) => changed.extend(changes),
-                Err(failure) => {
-                    // Half of it may be done: back to what was in force.
-                    if let Err(again) = node.reconfigure(&self.config).await {
-                        tracing::warn!("{again}");
-                    }
-                    return Err(failure);
-                }
-            }
-        }
-        let (old, new) = (EngineSettings::from_config(&self.config), EngineSettings::from_config(&config));
-        changed.extend(peer_changes(&old, &new));
-        self.transport.set_max_datagram(largest_datagram(&config));
-        if old != new {
-            self.engine.reconfigure(new, Instant::now());
-        }
-        if resolve::named(&self.config) != resolve::named(&config) {
-            self.resolver.abort();
-            self.resolver =
-                tokio::task::spawn_local(resolve::run(Arc::clone(&self.engine), resolve::named(&config)));
-        }
-        self.config = config;
-        Ok(changed)
     }
 
     async fn stop(&mut self, end: End, persist: bool) -> Result<Value, Failure> {
@@ -733,50 +589,6 @@ fn refuse_second(path: &std::path::Path) -> Result<(), Failure> {
         }
         Err(_) => Ok(()),
     }
-}
-
-/// What a reload may not change, by the names in the file.
-fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
-    let slot = |config: &Config| config.node().map(|node| node.slot);
-    let key = |config: &Config| config.private_key().map(PrivateKey::public);
-    let pairs = [
-        ("name", old.name() == new.name()),
-        ("slot", slot(old) == slot(new)),
-        ("private_key_file", key(old).is_none() || key(old) == key(new)),
-        ("listen_port", old.listen() == new.listen()),
-        ("[overlay] cidr", old.overlay.cidr == new.overlay.cidr),
-        ("[overlay] slot_prefix", old.overlay.slot_prefix == new.overlay.slot_prefix),
-        ("[device] name", old.device.name == new.device.name),
-        ("[device] mode", old.device.mode == new.device.mode),
-        ("[device] queues", old.device.queues == new.device.queues),
-        ("[control] group", old.control == new.control),
-    ];
-    pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
-}
-
-/// What changed among the peers, in words.
-fn peer_changes(old: &EngineSettings, new: &EngineSettings) -> Vec<String> {
-    let find = |settings: &EngineSettings, key: &[u8; 32]| {
-        settings.peers.iter().find(|p| p.public_key == *key).cloned()
-    };
-    let mut changes = Vec::new();
-    for peer in &old.peers {
-        match find(new, &peer.public_key) {
-            None => changes.push(format!("{} removed", peer.name)),
-            Some(now) if now != *peer => changes.push(format!("{} changed", now.name)),
-            Some(_) => {}
-        }
-    }
-    for peer in new.peers.iter().filter(|peer| find(old, &peer.public_key).is_none()) {
-        changes.push(format!("{} added", peer.name));
-    }
-    if old.floating != new.floating {
-        changes.push("floating".to_owned());
-    }
-    if old.refuse != new.refuse {
-        changes.push("refuse".to_owned());
-    }
-    changes
 }
 
 fn no_listeners() -> Failure {

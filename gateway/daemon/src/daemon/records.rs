@@ -1,0 +1,104 @@
+//! Signed records: handed over by command, arriving through the overlay, and handed on.
+
+use super::Daemon;
+use crate::exit::Failure;
+use crate::members::{NetworkOutcome, RecordOutcome};
+use overlay_config::membership::{Merge, SignedRecord};
+use overlay_engine::Output;
+use overlay_engine::control::MAX_MESSAGE;
+use overlay_engine::peer::{PeerKind, PeerSettings};
+use overlay_platform::Transport as _;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// Messages about signed records that are sent at once, ten times a second.
+const GOSSIP_AT_ONCE: usize = 64;
+
+impl Daemon {
+    /// `peer add` and `peer remove`: signed records in base64.
+    pub(super) async fn records_handed_over(
+        &mut self,
+        records: &[String],
+        remove: bool,
+    ) -> Result<Value, Failure> {
+        let bad = |why: String| Failure::bad_input(why, "hand over a file that `overlay-gw plan` wrote");
+        let records = records.iter().enumerate().map(|(index, text)| {
+            text.parse::<SignedRecord>().map_err(|why| bad(format!("record {}: {why}", index + 1)))
+        });
+        let records = records.collect::<Result<Vec<_>, _>>()?;
+        let revoked = |record: &SignedRecord| record.record().revoked;
+        if remove && !records.iter().all(revoked) {
+            return Err(Failure::bad_input(
+                "a record here makes a member and does not end one, and nothing was changed",
+                "remove takes the record that `overlay-gw plan revoke` wrote; a member is taken in by `overlay-gw peer add`",
+            ));
+        }
+        if !remove && records.iter().all(revoked) {
+            return Err(Failure::bad_input(
+                "no record here makes a member, and nothing was changed",
+                "add takes the record that `overlay-gw plan add-node` wrote; one that ends a membership is for `overlay-gw peer remove`",
+            ));
+        }
+        let outcomes: Vec<RecordOutcome> = self.members.add(&records)?;
+        for record in &records {
+            self.spread(&record.to_bytes(), None);
+        }
+        self.tell_now();
+        let config = self.members.apply(&self.file);
+        let changed = self.put_in_force(config).await?;
+        Ok(json!({ "records": outcomes, "changed": changed }))
+    }
+
+    /// Takes in signed records that other gateways handed on, and puts in force what follows.
+    pub(super) async fn records_arrived(&mut self, records: &[([u8; 32], Vec<u8>)]) {
+        let bytes: Vec<&[u8]> = records.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+        let outcomes = self.members.merge_from_network(&bytes);
+        for (outcome, (from, bytes)) in outcomes.iter().zip(records) {
+            if let NetworkOutcome::Merged(Merge::New | Merge::Newer { .. }) = outcome {
+                self.spread(bytes, Some(from));
+            }
+        }
+        let config = self.members.apply(&self.file);
+        if config == self.config {
+            return;
+        }
+        self.tell_now();
+        match self.put_in_force(config).await {
+            Ok(changed) => tracing::info!(?changed, "signed records are in force"),
+            Err(failure) => tracing::warn!("{failure}"),
+        }
+    }
+
+    /// Hands a record on to everybody who keeps records, but for whom it came from.
+    fn spread(&mut self, record: &[u8], from: Option<&[u8; 32]>) {
+        let peers = self.engine.peers();
+        let keepers = peers.iter().filter(|peer| peer.link.speaks && self.is_gossip(&peer.peer.settings));
+        let keys = keepers.map(|peer| peer.peer.settings.public_key).filter(|key| Some(key) != from);
+        let keys: Vec<_> = keys.collect();
+        self.gossip.spread(keys.into_iter(), record);
+    }
+
+    /// Records go between hubs and nodes; between nodes they would only come twice.
+    pub(super) fn is_gossip(&self, peer: &PeerSettings) -> bool {
+        self.config.node().is_none() || peer.kind == PeerKind::Hub
+    }
+
+    /// Before the members change: whom a record puts out is told as well.
+    fn tell_now(&mut self) {
+        let mut out = Output::for_batch(GOSSIP_AT_ONCE * 2 * MAX_MESSAGE, GOSSIP_AT_ONCE);
+        self.send_gossip(&mut out);
+    }
+
+    pub(super) fn send_gossip(&mut self, out: &mut Output) {
+        out.clear();
+        let mut sent = 0;
+        while sent < GOSSIP_AT_ONCE && out.net.room() > 2 * MAX_MESSAGE {
+            let Some((peer, bytes)) = self.gossip.next() else { break };
+            self.engine.send_membership(Instant::now(), &peer, &bytes, out);
+            sent += 1;
+        }
+        if let Err(error) = self.transport.send_batch(&out.net) {
+            tracing::debug!(%error, "underlay");
+        }
+    }
+}

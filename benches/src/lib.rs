@@ -7,7 +7,7 @@
 //! results    medians and spread; the Markdown table and the chart
 //! ```
 //!
-//! The programs of this crate are `side-by-side` and `allocations`; the benches per packet are in `micro/`. README.md tells how
+//! The programs of this crate stand in `bin/`; the benches per packet are in `micro/`. README.md tells how
 //! to run them and how to read what they print.
 
 pub mod build;
@@ -18,3 +18,15 @@ pub mod process;
 pub mod results;
 pub mod schedule;
 pub mod topology;
+
+/// How a bench ends: 0 when all is well, 1 when what it looks for is not, 4 when it cannot work, with the reason on standard error.
+#[must_use]
+pub fn exit_code(result: anyhow::Result<bool>) -> std::process::ExitCode {
+    match result {
+        Ok(well) => u8::from(!well).into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            4.into()
+        }
+    }
+}

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use overlay_benches::build;
 use overlay_benches::contender::{Contender, Program};
+use overlay_benches::exit_code;
 use overlay_benches::measure::ping::wait_for_path;
 use overlay_benches::measure::tcp::{self, Streams};
 use overlay_benches::process::Daemon;
@@ -37,14 +38,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(4)
-        }
-    }
+    exit_code(run(&Arguments::parse()))
 }
 
 /// Returns whether no packet thread has allocated.

@@ -7,6 +7,7 @@
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use overlay_benches::contender::{Contender, Program};
+use overlay_benches::exit_code;
 use overlay_benches::measure::ping::{ping, wait_for_path};
 use overlay_benches::measure::tcp::{Streams, transfer};
 use overlay_benches::process::Daemon;
@@ -34,13 +35,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(4)
-        }
-    }
+    exit_code(run(&Arguments::parse()).map(|()| true))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {

@@ -7,8 +7,10 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use overlay_benches::contender::{Contender, Program};
+use overlay_benches::exit_code;
 use overlay_benches::measure::ping::wait_for_path;
 use overlay_benches::measure::tcp::{self, Streams};
+use overlay_benches::results::Spread;
 use overlay_benches::topology::{Place, Shape, Topology, leave_the_host};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,13 +39,7 @@ struct Shown {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(4)
-        }
-    }
+    exit_code(run(&Arguments::parse()).map(|()| true))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -64,7 +60,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     println!("| ---: | ---: | ---: | ---: | ---: |");
     let mut first = None;
     for (members, shown) in arguments.members.iter().zip(&shown) {
-        let of = |value: fn(&Shown) -> f64| median(shown.iter().map(value));
+        let of = |value: fn(&Shown) -> f64| {
+            Spread::of(shown.iter().map(value).collect()).map_or(f64::NAN, |spread| spread.median)
+        };
         let megabits = of(|one| one.megabits);
         let base = *first.get_or_insert(megabits);
         let (cpu, memory) = (of(|one| one.cpu_per_gigabyte), of(|one| one.megabytes));
@@ -88,10 +86,4 @@ fn measure(contender: &Contender, time: Duration) -> Result<Shown> {
         cpu_per_gigabyte: used.as_secs_f64() / (received.bytes / 1e9),
         megabytes: hub.peak_memory() as f64 / 1e6,
     })
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use overlay_benches::build;
 use overlay_benches::contender::{Contender, Program};
+use overlay_benches::exit_code;
 use overlay_benches::machine::Machine;
 use overlay_benches::results::Run;
 use overlay_benches::results::chart::svg;
@@ -61,14 +62,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(4)
-        }
-    }
+    exit_code(run(&Arguments::parse()))
 }
 
 /// Returns whether everything worked.

@@ -292,22 +292,7 @@ fn forged_sources_of_a_node_are_dropped_and_counted(world: &World) {
 
 fn foreign_sources_of_a_plain_member_are_dropped_by_the_hub(world: &World) {
     let mut overlay = Overlay::plan(world, &[56]);
-    let keys = Keys::new();
-    overlay.hub.file.section(
-        "[[peers]]",
-        &[
-            "name = \"plain\"",
-            &format!("public_key = \"{}\"", keys.public),
-            "allowed_ips = [\"172.16.8.80/29\"]",
-        ],
-    );
-    let plain = WireGuard::start(&world.node("plain", 20), keys, "172.16.8.81/29");
-    plain.peer(&Peer {
-        public: &overlay.hub.keys.public,
-        allowed_ips: "172.16.8.0/24",
-        endpoint: Some(format!("{}:{PORT}", overlay.hub.node.ipv4())),
-        ..Peer::default()
-    });
+    let plain = overlay.add_plain_member(world, 0);
     overlay.start();
     plain.node.reaches("172.16.8.57");
     let ear = Ear::new(&overlay.node(56).node);

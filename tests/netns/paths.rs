@@ -8,10 +8,8 @@ use nix::sys::signal::Signal;
 use overlay_tests::case;
 use overlay_tests::flow::{Flow, Tally};
 use overlay_tests::harness::{Case, full};
-use overlay_tests::keys::Keys;
-use overlay_tests::overlay::{HUB, Overlay, PORT, SECOND_HUB};
+use overlay_tests::overlay::{HUB, Overlay, SECOND_HUB};
 use overlay_tests::wait::{until, until_in};
-use overlay_tests::wireguard::{Peer, WireGuard};
 use overlay_tests::world::World;
 
 pub fn cases() -> Vec<Case> {
@@ -196,23 +194,7 @@ fn a_hub_that_is_drained_costs_nothing(world: &World) {
 
 fn a_hub_carries_what_it_cannot_read_and_a_plain_member_beside_it(world: &World) {
     let mut overlay = Overlay::plan(world, &[56, 64]);
-    let keys = Keys::new();
-    overlay.hub.file.section(
-        "[[peers]]",
-        &[
-            "name = \"plain\"",
-            &format!("public_key = \"{}\"", keys.public),
-            "allowed_ips = [\"172.16.8.80/29\"]",
-        ],
-    );
-    let plain = WireGuard::start(&world.node("plain", 20), keys, "172.16.8.81/29");
-    plain.peer(&Peer {
-        public: &overlay.hub.keys.public,
-        allowed_ips: "172.16.8.0/24",
-        endpoint: Some(format!("{}:{PORT}", overlay.hub.node.ipv4())),
-        keepalive: 5,
-        ..Peer::default()
-    });
+    let plain = overlay.add_plain_member(world, 5);
     overlay.introduce(true);
     overlay.start();
     overlay.wait_end_to_end();

@@ -6,6 +6,7 @@ use crate::config_text::ConfigText;
 use crate::gateway::Gateway;
 use crate::keys::Keys;
 use crate::node::Node;
+use crate::wireguard::{Peer, WireGuard};
 use crate::world::World;
 
 /// The hub's name in every file.
@@ -186,6 +187,29 @@ impl Overlay {
             })
             .collect();
         Self { hub, second: None, nodes }
+    }
+
+    /// A plain WireGuard member of the hub, with 172.16.8.80/29, on a machine of its own; `keepalive` in seconds, 0 for none.
+    #[track_caller]
+    pub fn add_plain_member(&mut self, world: &World, keepalive: u16) -> WireGuard {
+        let keys = Keys::new();
+        self.hub.file.section(
+            "[[peers]]",
+            &[
+                "name = \"plain\"",
+                &format!("public_key = \"{}\"", keys.public),
+                "allowed_ips = [\"172.16.8.80/29\"]",
+            ],
+        );
+        let plain = WireGuard::start(&world.node("plain", 20), keys, "172.16.8.81/29");
+        plain.peer(&Peer {
+            public: &self.hub.keys.public,
+            allowed_ips: "172.16.8.0/24",
+            endpoint: Some(format!("{}:{PORT}", self.hub.node.ipv4())),
+            keepalive,
+            ..Peer::default()
+        });
+        plain
     }
 
     /// A second hub on 10.99.0.2 with the same members, behind the first in the nodes' order.

@@ -73,16 +73,7 @@ impl World {
 
     /// A plain member that shakes hands with the peer of number `peer`.
     pub fn plain(&mut self, number: u8, peer: u8) -> Id {
-        let settings = TunnelSettings {
-            public_key: public(peer),
-            preshared_key: None,
-            keepalive: None,
-            index: u32::from(number),
-            initiates: true,
-            warm: true,
-            expects_keepalives: false,
-        };
-        let tunnel = Tunnel::new(&Identity::new(private(number)), &settings, self.now, u64::from(number));
+        let tunnel = plain_tunnel(number, peer, self.now, number.into());
         self.party(number, Kind::Plain(Box::new(tunnel), at(peer)))
     }
 
@@ -326,6 +317,11 @@ impl World {
 
 /// A tunnel of a stranger towards a party.
 pub fn stranger(number: u8, peer: u8) -> Tunnel {
+    plain_tunnel(number, peer, Instant::now(), 1)
+}
+
+/// A tunnel as plain WireGuard has it.
+fn plain_tunnel(number: u8, peer: u8, now: Instant, seed: u64) -> Tunnel {
     let settings = TunnelSettings {
         public_key: public(peer),
         preshared_key: None,
@@ -335,7 +331,7 @@ pub fn stranger(number: u8, peer: u8) -> Tunnel {
         warm: true,
         expects_keepalives: false,
     };
-    Tunnel::new(&Identity::new(private(number)), &settings, Instant::now(), 1)
+    Tunnel::new(&Identity::new(private(number)), &settings, now, seed)
 }
 
 /// The private key of a party.

@@ -21,6 +21,7 @@ mod members;
 mod membership;
 mod paths;
 mod reload;
+mod service_manager;
 mod tap;
 
 fn main() -> ExitCode {
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         tap::cases(),
         endpoints::cases(),
         reload::cases(),
+        service_manager::cases(),
         demo::cases(),
     ];
     overlay_tests::harness::main(&cases.concat())

@@ -1,4 +1,4 @@
-//! overlay-gw with other people's programs: Debian's wireguard-go, configured by `wg`.
+//! overlay-gw with other people's programs: Debian's wireguard-go, configured by `wg`, and keepalived.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,8 +12,11 @@ use std::process::ExitCode;
 
 mod direct_peer;
 mod hub;
+mod keepalived;
 mod member;
 
 fn main() -> ExitCode {
-    overlay_tests::harness::main(&[direct_peer::cases(), hub::cases(), member::cases()].concat())
+    overlay_tests::harness::main(
+        &[direct_peer::cases(), hub::cases(), keepalived::cases(), member::cases()].concat(),
+    )
 }

@@ -1,4 +1,4 @@
-//! overlay-gw with other people's programs: Debian's wireguard-go, configured by `wg`, and keepalived.
+//! overlay-gw with other people's programs: Debian's wireguard-go, configured by `wg`, keepalived, and corosync.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +10,7 @@
 
 use std::process::ExitCode;
 
+mod corosync;
 mod direct_peer;
 mod hub;
 mod keepalived;
@@ -17,6 +18,7 @@ mod member;
 
 fn main() -> ExitCode {
     overlay_tests::harness::main(
-        &[direct_peer::cases(), hub::cases(), keepalived::cases(), member::cases()].concat(),
+        &[corosync::cases(), direct_peer::cases(), hub::cases(), keepalived::cases(), member::cases()]
+            .concat(),
     )
 }

@@ -204,6 +204,9 @@ impl Engine {
     ) {
         if link.tunnel.take_renewed() {
             let way = Paths::way_from(from, &self.legs.read());
+            if let (Kin::Member(seat), Some(4)) = (&mut link.kin, datagram.first()) {
+                seat.completed(from);
+            }
             self.session_begun(now, peer, link, way, datagram.first() == Some(&2), &mut out.relay);
         }
         let state = &mut **link;

@@ -75,6 +75,9 @@ drop_reasons! {
     ControlUnknown = "control_unknown",
     /// A control message of a peer that has not said hello, or that is not for it to send.
     ControlUnexpected = "control_unexpected",
+    /// To a member at an endpoint that has not yet shown that it reads what is sent there: a packet, or more bytes than came
+    /// from it.
+    EndpointUnconfirmed = "endpoint_unconfirmed",
     /// To be forwarded, from an endpoint that no member has confirmed.
     RelayUnconfirmed = "relay_unconfirmed",
     /// To be forwarded, to a node that is not here.

@@ -29,6 +29,9 @@ const CHALLENGE_PACE: Duration = Duration::from_millis(400);
 /// Between two challenges when the endpoint changes.
 const CHALLENGE_LEAST: Duration = Duration::from_millis(50);
 
+/// The datagram that carries a challenge, in bytes. Before as much has come from an endpoint, it is not asked.
+const CHALLENGE_BYTES: usize = 96;
+
 /// A budget that fills with time.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
@@ -85,11 +88,21 @@ impl Account {
     }
 }
 
-/// A member's place at its hub: the endpoint that it has confirmed.
+/// A member's place at its hub: the endpoint that it has confirmed, and what may be sent to another before it has.
+///
+/// The source of a datagram can be anybody's: whoever sits between can send it again from elsewhere before it arrives. So an
+/// endpoint that has not shown that it reads what is sent to it gets no packets, and of what gateways say to each other no
+/// more bytes than have come from it (as RFC 9000, section 8.1, but once, not three times).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seat {
     /// From there and to there datagrams are forwarded.
     pub confirmed: Option<SocketAddr>,
+    /// It was written down, or has completed a handshake that was answered to it: it reads what is sent there.
+    proven: Option<SocketAddr>,
+    /// Where the last handshake response went.
+    answered: Option<SocketAddr>,
+    /// What may be sent to an endpoint of which nothing is known: the bytes that have come from it, less what was sent.
+    credit: Option<(SocketAddr, usize)>,
     challenge: Option<Challenge>,
 }
 
@@ -101,9 +114,59 @@ struct Challenge {
 }
 
 impl Seat {
+    /// Whether an endpoint is known to read what is sent to it.
+    #[must_use]
+    pub fn knows(&self, endpoint: SocketAddr) -> bool {
+        self.confirmed == Some(endpoint) || self.proven == Some(endpoint)
+    }
+
+    /// Somebody has written this endpoint down.
+    pub fn configure(&mut self, endpoint: SocketAddr) {
+        self.proven = Some(endpoint);
+    }
+
+    /// A handshake response was sent to an endpoint.
+    pub fn responded(&mut self, to: SocketAddr) {
+        self.answered = Some(to);
+    }
+
+    /// The first message of a session came whose handshake was answered: who sent it has read the response. It went to
+    /// this endpoint, or the message says nothing about that.
+    pub fn completed(&mut self, from: SocketAddr) {
+        if self.answered.take() == Some(from) {
+            self.proven = Some(from);
+        }
+    }
+
+    /// Something authentic came: as many bytes may be sent back. Only the last endpoint has credit.
+    pub fn received(&mut self, from: SocketAddr, bytes: usize) {
+        if !self.knows(from) {
+            let before = self.credit.filter(|(at, _)| *at == from).map_or(0, |(_, left)| left);
+            self.credit = Some((from, before.saturating_add(bytes)));
+        }
+    }
+
+    /// Whether so many bytes may be sent to an endpoint; then they count as sent.
+    pub fn spend(&mut self, to: SocketAddr, bytes: usize) -> bool {
+        if self.knows(to) {
+            return true;
+        }
+        match &mut self.credit {
+            Some((at, left)) if *at == to && *left >= bytes => {
+                *left -= bytes;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Whether `endpoint` is to be asked for a nonce now; `nonce` is asked for one.
     pub fn challenge(&mut self, now: Instant, endpoint: SocketAddr, nonce: impl Fn() -> u64) -> Option<u64> {
         if self.confirmed == Some(endpoint) {
+            return None;
+        }
+        let covered = self.credit.is_some_and(|(at, left)| at == endpoint && left >= CHALLENGE_BYTES);
+        if !(covered || self.knows(endpoint)) {
             return None;
         }
         if let Some(Challenge { to, at, .. }) = self.challenge {
@@ -252,6 +315,8 @@ mod tests {
     #[test]
     fn an_endpoint_is_confirmed_only_by_its_own_nonce_from_there() {
         let (mut seat, now) = (Seat::default(), Instant::now());
+        assert_eq!(seat.challenge(now, at(1), || 6), None, "nothing has come from there");
+        seat.received(at(1), CHALLENGE_BYTES);
         assert_eq!(seat.challenge(now, at(1), || 7), Some(7));
         assert_eq!(seat.challenge(now, at(1), || 8), None, "asked just now");
         assert!(!seat.answer(at(2), 7) && !seat.answer(at(1), 8));
@@ -260,6 +325,7 @@ mod tests {
         assert_eq!(seat.challenge(now, at(1), || 9), None, "known");
         // Elsewhere now: the old one stands until the new one has answered.
         let later = now + CHALLENGE_LEAST;
+        seat.received(at(2), CHALLENGE_BYTES);
         assert_eq!(seat.challenge(later, at(2), || 10), Some(10));
         assert_eq!(seat.confirmed, Some(at(1)));
         assert_eq!(
@@ -270,6 +336,31 @@ mod tests {
         assert!(!seat.answer(at(2), 10), "an old nonce");
         assert!(seat.answer(at(2), 11));
         assert_eq!(seat.confirmed, Some(at(2)));
+    }
+
+    #[test]
+    fn an_endpoint_of_which_nothing_is_known_gets_no_more_than_came_from_it() {
+        let (mut seat, now) = (Seat::default(), Instant::now());
+        assert!(!seat.spend(at(1), 1));
+        seat.received(at(1), 60);
+        seat.received(at(1), 40);
+        assert!(!seat.spend(at(1), 101) && seat.spend(at(1), 90) && !seat.spend(at(1), 11));
+        assert_eq!(seat.challenge(now, at(1), || 7), None, "10 bytes are left");
+        seat.received(at(2), 10);
+        assert!(!seat.spend(at(1), 1) && !seat.spend(at(2), 11), "credit of one endpoint is not another's");
+        // A handshake that was answered elsewhere proves nothing; one that was answered there does.
+        seat.responded(at(3));
+        seat.completed(at(2));
+        assert!(!seat.knows(at(2)) && !seat.knows(at(3)));
+        seat.completed(at(3));
+        assert!(!seat.knows(at(3)), "once");
+        seat.responded(at(2));
+        seat.completed(at(2));
+        assert!(seat.knows(at(2)) && seat.spend(at(2), 1_000_000));
+        assert_eq!(seat.challenge(now, at(2), || 8), Some(8), "to be forwarded it is asked nevertheless");
+        assert!(seat.confirmed.is_none());
+        seat.configure(at(4));
+        assert!(seat.knows(at(4)) && !seat.knows(at(2)));
     }
 
     #[test]

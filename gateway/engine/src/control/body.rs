@@ -317,6 +317,8 @@ impl<'a> Message<'a> {
             }
             Self::Probe { number } => {
                 out.put(&number.to_be_bytes())?;
+                // As long as a challenge, which a hub sends only where as much has come from.
+                out.put(&[0; 4])?;
                 PROBE
             }
             Self::Echo { number, draining, seen_at } => {

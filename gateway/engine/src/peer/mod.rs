@@ -430,6 +430,18 @@ impl Drop for LinkGuard<'_> {
     }
 }
 
+impl LinkState {
+    /// The seat of a member that has said hello, if nothing is known of this endpoint: what is sent there has to be covered.
+    /// A peer that speaks no control messages cannot be asked; it is where WireGuard's roaming says.
+    fn unknown_at(&mut self, endpoint: SocketAddr) -> Option<&mut Seat> {
+        let speaks = self.talk.as_ref().is_some_and(|talk| talk.hello().is_some());
+        match &mut self.kin {
+            Kin::Member(seat) if speaks && !seat.knows(endpoint) => Some(seat),
+            _ => None,
+        }
+    }
+}
+
 impl LinkGuard<'_> {
     /// Seals `packet` into a datagram for the peer, or keeps it for a moment when there is no session yet.
     pub fn send(&mut self, now: Instant, packet: &[u8], net: &mut DatagramBatch, drops: &Drops) {
@@ -440,14 +452,20 @@ impl LinkGuard<'_> {
             return;
         }
         let Some(endpoint) = self.state.endpoint else { return drops.count(DropReason::NoEndpoint) };
+        // What gateways say to each other is not counted.
+        let is_ip = packet.first().is_some_and(|first| first >> 4 == 4);
+        if let Some(seat) = self.state.unknown_at(endpoint)
+            && (is_ip || !seat.spend(endpoint, packet.len() + OVERHEAD))
+        {
+            return drops.count(DropReason::EndpointUnconfirmed);
+        }
         let Some(mut room) = net.reserve(MIN_BUFFER.max(packet.len() + OVERHEAD)) else {
             return drops.count(DropReason::NoBuffer);
         };
         match self.state.tunnel.seal(packet, room.buffer()) {
             Some(len) => {
                 room.commit(endpoint, len);
-                // What gateways say to each other is not counted.
-                if packet.first().is_some_and(|first| first >> 4 == 4) {
+                if is_ip {
                     self.sent.0 += 1;
                     self.sent.1 += packet.len() as u64;
                 }
@@ -461,6 +479,9 @@ impl LinkGuard<'_> {
         while let (true, Some(size), Some(endpoint)) =
             (self.state.tunnel.has_session(), self.state.tunnel.waiting(now), self.state.endpoint)
         {
+            if self.state.unknown_at(endpoint).is_some() {
+                break;
+            }
             let Some(mut room) = net.reserve(size) else { break };
             let Some(len) = self.state.tunnel.seal_waiting(now, room.buffer()) else { break };
             room.commit(endpoint, len);
@@ -476,17 +497,24 @@ impl LinkGuard<'_> {
         let endpoint = self.state.endpoint;
         if let (Some(len), Some(endpoint)) =
             (self.state.tunnel.tick(now, endpoint.is_some(), &mut buffer), endpoint)
-            && !net.push(endpoint, buffer.get(..len).unwrap_or_default())
         {
-            drops.count(DropReason::NoBuffer);
+            if self.state.unknown_at(endpoint).is_some_and(|seat| !seat.spend(endpoint, len)) {
+                drops.count(DropReason::EndpointUnconfirmed);
+            } else if !net.push(endpoint, buffer.get(..len).unwrap_or_default()) {
+                drops.count(DropReason::NoBuffer);
+            }
         }
         self.count_stale(drops);
     }
 
     /// Notes that something authentic came from `from`: where the peer is now (WireGuard paper, section 2.1, roaming).
-    pub fn heard(&mut self, now: Instant, from: SocketAddr, legs: &RwLock<Vec<Leg>>) {
+    /// `bytes`: how long it was, less what was sent there at once in answer.
+    pub fn heard(&mut self, now: Instant, from: SocketAddr, bytes: usize, legs: &RwLock<Vec<Leg>>) {
         let state = &mut *self.state;
         state.last_received = Some(now);
+        if let Kin::Member(seat) = &mut state.kin {
+            seat.received(from, bytes);
+        }
         if state.endpoint == Some(from) {
             return;
         }
@@ -509,6 +537,9 @@ impl LinkGuard<'_> {
                 state.endpoint = endpoint;
             }
         } else if let Some(endpoint) = endpoint {
+            if let Kin::Member(seat) = &mut state.kin {
+                seat.configure(endpoint);
+            }
             state.endpoint = Some(endpoint);
         }
         state.tunnel.retry_now();

@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use overlay_tests::case;
+use overlay_tests::delay::Distance;
 use overlay_tests::flow::{Flow, Tally};
 use overlay_tests::harness::{Case, full};
-use overlay_tests::overlay::{HUB, Overlay, SECOND_HUB};
+use overlay_tests::overlay::{HUB, Overlay, PORT, SECOND_HUB};
 use overlay_tests::wait::{until, until_in};
 use overlay_tests::world::World;
 
@@ -22,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         case!(timed, a_hub_whose_network_is_cut_costs_at_most_one_beat),
         case!(timed, one_direction_that_is_cut_costs_at_most_one_beat),
         case!(timed, a_hub_that_is_drained_costs_nothing),
+        case!(timed, a_drain_between_a_near_and_a_far_hub_costs_nothing),
     ]
 }
 
@@ -190,6 +192,35 @@ fn a_hub_that_is_drained_costs_nothing(world: &World) {
         recovered(&overlay, &hub);
     }
     overlay.node(56).gw().client("hub drain").exits(4);
+}
+
+/// The hubs' round trips are 1 ms and 40 ms. From the near one to the far one there is a pause, and back again packets overtake
+/// those that are still under way: neither may cost one.
+fn a_drain_between_a_near_and_a_far_hub_costs_nothing(world: &World) {
+    const FRONT: u16 = 51_900;
+    let mut overlay = Overlay::plan(world, &[56, 64, 72]);
+    overlay.add_second_hub(world);
+    overlay.introduce(true);
+    let _distances =
+        [(HUB, Duration::from_micros(500)), (SECOND_HUB, Duration::from_millis(20))].map(|(hub, one_way)| {
+            let machine = overlay.hub_mut(hub).node.clone();
+            for node in &mut overlay.nodes {
+                let front = |port| format!("endpoint = \"{}:{port}\"", machine.ipv4());
+                node.file.replace(&front(PORT), &front(FRONT));
+            }
+            Distance::start(&machine, FRONT, PORT, one_way)
+        });
+    overlay.start();
+    overlay.wait_end_to_end();
+    // Once in each direction.
+    for _ in 0..2 {
+        let hub = hub_in_use(&overlay);
+        survives(&mut overlay, &format!("{hub} drained"), 0, |overlay, hub| {
+            overlay.hub_mut(hub).gw().client("hub drain").exits(0);
+        });
+        overlay.hub_mut(&hub).gw().client("hub drain --stop").exits(0);
+        recovered(&overlay, &hub);
+    }
 }
 
 fn a_hub_carries_what_it_cannot_read_and_a_plain_member_beside_it(world: &World) {

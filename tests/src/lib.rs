@@ -17,6 +17,7 @@
 )]
 
 pub mod config_text;
+pub mod delay;
 pub mod flow;
 pub mod gateway;
 pub mod harness;

@@ -1,4 +1,5 @@
-//! overlay-gw with other people's programs: Debian's wireguard-go, configured by `wg`, keepalived, and corosync.
+//! overlay-gw with other people's programs: Debian's wireguard-go, configured by `wg`, keepalived, and corosync; and with its own
+//! previous version.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,10 +16,18 @@ mod direct_peer;
 mod hub;
 mod keepalived;
 mod member;
+mod previous;
 
 fn main() -> ExitCode {
     overlay_tests::harness::main(
-        &[corosync::cases(), direct_peer::cases(), hub::cases(), keepalived::cases(), member::cases()]
-            .concat(),
+        &[
+            corosync::cases(),
+            direct_peer::cases(),
+            hub::cases(),
+            keepalived::cases(),
+            member::cases(),
+            previous::cases(),
+        ]
+        .concat(),
     )
 }

@@ -1,6 +1,6 @@
 //! overlay-gw itself, running in a node: its flags, `ready`, its exit codes and `status --json`, and nothing else of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::wait::{PATIENCE, until_in};
 /// An `overlay-gw up` or `overlay-gw hub` that runs in a node.
 pub struct Gateway {
     node: Node,
+    program: PathBuf,
     process: Process,
     instance: Option<String>,
 }
@@ -37,18 +38,34 @@ impl Gateway {
     /// As [`Gateway::spawn`], after `prepare` has had its way with the command (environment, file descriptors).
     #[track_caller]
     pub fn spawn_with(node: &Node, arguments: &str, prepare: impl FnOnce(&mut Command)) -> Self {
-        let mut command = node.command(program());
+        Self::spawn_program(program(), node, arguments, prepare)
+    }
+
+    #[track_caller]
+    fn spawn_program(
+        program: PathBuf,
+        node: &Node,
+        arguments: &str,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
+        let mut command = node.command(&program);
         command.args(arguments.split_whitespace());
         command.arg("-v");
         prepare(&mut command);
         let process = node.spawn_command("overlay-gw", command, &format!("overlay-gw {arguments}"));
-        Self { node: node.clone(), process, instance: None }
+        Self { node: node.clone(), program, process, instance: None }
     }
 
     /// Starts the program with these arguments and waits for `ready`.
     #[track_caller]
     pub fn start(node: &Node, arguments: &str) -> Self {
-        let mut gateway = Self::spawn(node, arguments);
+        Self::start_program(program(), node, arguments)
+    }
+
+    /// As [`Gateway::start`], of another overlay-gw than the one under test; client commands are its own as well.
+    #[track_caller]
+    pub fn start_program(program: PathBuf, node: &Node, arguments: &str) -> Self {
+        let mut gateway = Self::spawn_program(program, node, arguments, |_| {});
         gateway.wait_ready();
         gateway
     }
@@ -101,9 +118,14 @@ impl Gateway {
     #[track_caller]
     pub fn client(&self, arguments: &str) -> Finished {
         match &self.instance {
-            Some(name) => client(&self.node, &format!("{arguments} --control /run/overlay-gw/{name}.sock")),
-            None => client(&self.node, arguments),
+            Some(name) => self.run(&format!("{arguments} --control /run/overlay-gw/{name}.sock")),
+            None => self.run(arguments),
         }
+    }
+
+    #[track_caller]
+    fn run(&self, arguments: &str) -> Finished {
+        client_of(&self.program, &self.node, arguments)
     }
 
     /// What `status --json` says now.
@@ -180,7 +202,12 @@ impl Gateway {
 /// Runs a client command of overlay-gw (words between blanks) in a node.
 #[track_caller]
 pub fn client(node: &Node, arguments: &str) -> Finished {
-    let mut command = node.command(program());
+    client_of(&program(), node, arguments)
+}
+
+#[track_caller]
+fn client_of(program: &Path, node: &Node, arguments: &str) -> Finished {
+    let mut command = node.command(program);
     command.args(arguments.split_whitespace());
     process::run(command, &format!("{}: overlay-gw {arguments}", node.name()), Duration::from_secs(30))
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::config_text::ConfigText;
 use crate::gateway::Gateway;
+use crate::harness::program;
 use crate::keys::Keys;
 use crate::node::Node;
 use crate::wireguard::{Peer, WireGuard};
@@ -28,6 +29,8 @@ pub struct Member {
     pub file: ConfigText,
     /// The last octet of its slot's first address; `None` for the hub.
     pub slot: Option<u8>,
+    /// The overlay-gw that it runs: the one under test, unless somebody says otherwise.
+    pub program: PathBuf,
     gateway: Option<Gateway>,
 }
 
@@ -77,8 +80,11 @@ impl Member {
         let config = self.write();
         let verb = if self.slot.is_some() { "up" } else { "hub" };
         self.gateway = None;
-        self.gateway =
-            Some(Gateway::start(&self.node, &format!("{verb} --config {} {flags}", config.display())));
+        self.gateway = Some(Gateway::start_program(
+            self.program.clone(),
+            &self.node,
+            &format!("{verb} --config {} {flags}", config.display()),
+        ));
     }
 
     /// The running program.
@@ -149,7 +155,15 @@ impl Overlay {
         );
         file.section("[overlay]", &["cidr = \"172.16.8.0/24\""]);
         let keys = Keys::new();
-        let mut hub = Member { name: HUB.to_owned(), node: machine, keys, file, slot: None, gateway: None };
+        let mut hub = Member {
+            name: HUB.to_owned(),
+            node: machine,
+            keys,
+            file,
+            slot: None,
+            program: program(),
+            gateway: None,
+        };
         let nodes: Vec<Member> = slots
             .iter()
             .map(|&slot| {
@@ -183,7 +197,7 @@ impl Overlay {
                     ],
                 );
                 let node = world.node(&name, slot);
-                Member { name, node, keys, file, slot: Some(slot), gateway: None }
+                Member { name, node, keys, file, slot: Some(slot), program: program(), gateway: None }
             })
             .collect();
         Self { hub, second: None, nodes }
@@ -235,6 +249,7 @@ impl Overlay {
             keys,
             file,
             slot: None,
+            program: program(),
             gateway: None,
         });
     }

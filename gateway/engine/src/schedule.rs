@@ -445,6 +445,8 @@ impl Engine {
                     self.say_directly(&mut tries, to, &Message::Probe { number }, &mut out.net);
                 }
             }
+        } else {
+            node.try_in_vain(now);
         }
         node.tries = Some((tries, local));
     }

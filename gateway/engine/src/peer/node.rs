@@ -216,6 +216,14 @@ impl NodePeer {
         Some((number & ((1 << CANDIDATE_SHIFT) - 1) | (place as u32) << CANDIDATE_SHIFT, candidate.address))
     }
 
+    /// There is no session to probe the candidates in. One that was up is asked in vain, and so is down in a moment: nobody
+    /// could say otherwise, and it may well be the path that keeps that session from beginning.
+    pub fn try_in_vain(&mut self, now: Instant) {
+        for candidate in self.paths.candidates_mut().iter_mut().filter(|candidate| candidate.prober.is_up()) {
+            candidate.prober.poll(now);
+        }
+    }
+
     /// A direct probe was answered.
     pub fn tried(&mut self, now: Instant, number: u32) {
         let place = (number >> CANDIDATE_SHIFT) as usize;
@@ -339,6 +347,25 @@ mod tests {
             }
         }
         assert!((35..=42).contains(&sent[&3]), "{} in 10 s, in use", sent[&3]);
+    }
+
+    #[test]
+    fn a_direct_path_that_cannot_be_probed_any_more_is_given_up() {
+        let mut now = Instant::now();
+        let mut node = NodePeer::new(now, Some(at(1)));
+        node.meet(now, true);
+        let (number, _) = node.try_candidate(now, 0).unwrap();
+        node.tried(now + ms(5), number);
+        node.paths.take(now, Way::Direct(at(1)), None);
+        assert!(node.paths.carries(now, &[]));
+        let fault = now;
+        while node.paths.carries(now, &[]) {
+            node.try_in_vain(now);
+            now += ms(10);
+            assert!(now - fault < ms(1500), "a path that nobody looks after counts as one that carries");
+        }
+        // It is tried again when that is possible.
+        assert!(node.try_candidate(now + PACE, 0).is_some());
     }
 
     #[test]

@@ -39,21 +39,14 @@ fn address(slot: u8) -> Ipv4Addr {
     Ipv4Addr::new(172, 16, 8, slot + 1)
 }
 
-/// Two hubs, three nodes that reach each other only through one of them.
+const SLOTS: [u8; 3] = [56, 64, 72];
+
+/// Two hubs and three nodes, started.
 fn cluster(world: &World) -> Overlay {
-    let mut overlay = Overlay::plan(world, &[56, 64, 72]);
-    overlay.add_second_hub(world);
-    overlay.introduce(true);
+    let mut overlay = Overlay::plan_with_two_hubs(world, &SLOTS);
     overlay.start();
     overlay.wait_end_to_end();
     overlay
-}
-
-/// The hub by which the first node reaches the second.
-fn hub_in_use(overlay: &Overlay) -> String {
-    let status = overlay.node(56).gw().status();
-    let path = status.peer("cluster-64").unwrap()["path"].as_str().unwrap().to_owned();
-    path.strip_prefix("via ").unwrap_or_else(|| panic!("{path}: {:#}", status.0)).to_owned()
 }
 
 /// A beat a second each way, and a hundred.
@@ -80,7 +73,7 @@ impl Beats {
 /// Beats flow, something happens to the hub in use, and traffic goes on over the other.
 #[track_caller]
 fn survives(overlay: &mut Overlay, what: &str, most_beats: usize, fault: impl FnOnce(&mut Overlay, &str)) {
-    let before = hub_in_use(overlay);
+    let before = overlay.hub_in_use();
     let changes = |overlay: &Overlay| {
         overlay.node(56).gw().status().peer("cluster-64").unwrap()["path_changes"].as_u64().unwrap()
     };
@@ -90,7 +83,7 @@ fn survives(overlay: &mut Overlay, what: &str, most_beats: usize, fault: impl Fn
     fault(overlay, &before);
     beats.0[2].1.wait_more(300);
     thread::sleep(Duration::from_secs(1));
-    assert_ne!(hub_in_use(overlay), before, "the path in use was the one that broke");
+    assert_ne!(overlay.hub_in_use(), before, "the path in use was the one that broke");
     assert!(changes(overlay) > moved);
     for (rate, tally) in beats.stop() {
         println!(
@@ -135,7 +128,7 @@ fn recovered(overlay: &Overlay, hub: &str) {
 fn a_hub_that_is_frozen_costs_at_most_one_beat(world: &World) {
     let mut overlay = cluster(world);
     for _ in 0..runs() {
-        let hub = hub_in_use(&overlay);
+        let hub = overlay.hub_in_use();
         survives(&mut overlay, "frozen", 1, |overlay, hub| {
             overlay.hub_mut(hub).gw_mut().process().signal(Signal::SIGSTOP);
         });
@@ -147,7 +140,7 @@ fn a_hub_that_is_frozen_costs_at_most_one_beat(world: &World) {
 fn a_hub_whose_network_is_cut_costs_at_most_one_beat(world: &World) {
     let mut overlay = cluster(world);
     for _ in 0..runs() {
-        let hub = hub_in_use(&overlay);
+        let hub = overlay.hub_in_use();
         survives(&mut overlay, "network cut", 1, |overlay, hub| {
             overlay.hub_mut(hub).node.ok("ip link set dev eth0 down");
         });
@@ -159,7 +152,7 @@ fn a_hub_whose_network_is_cut_costs_at_most_one_beat(world: &World) {
 fn one_direction_that_is_cut_costs_at_most_one_beat(world: &World) {
     let mut overlay = cluster(world);
     for _ in 0..runs() {
-        let hub = hub_in_use(&overlay);
+        let hub = overlay.hub_in_use();
         // The hub hears the second node, which does not hear the hub.
         survives(&mut overlay, "one direction cut", 1, |overlay, hub| {
             overlay.hub_mut(hub).node.ok("ip route add unreachable 10.99.0.64/32");
@@ -172,7 +165,7 @@ fn one_direction_that_is_cut_costs_at_most_one_beat(world: &World) {
 fn a_hub_that_is_drained_costs_nothing(world: &World) {
     let mut overlay = cluster(world);
     for _ in 0..runs() {
-        let hub = hub_in_use(&overlay);
+        let hub = overlay.hub_in_use();
         survives(&mut overlay, "drained", 0, |overlay, hub| {
             let said = overlay.hub_mut(hub).gw().client("hub drain --json").exits(0).json();
             assert_eq!((said["draining"].as_bool(), said["told"].as_u64()), (Some(true), Some(3)));
@@ -198,9 +191,7 @@ fn a_hub_that_is_drained_costs_nothing(world: &World) {
 /// those that are still under way: neither may cost one.
 fn a_drain_between_a_near_and_a_far_hub_costs_nothing(world: &World) {
     const FRONT: u16 = 51_900;
-    let mut overlay = Overlay::plan(world, &[56, 64, 72]);
-    overlay.add_second_hub(world);
-    overlay.introduce(true);
+    let mut overlay = Overlay::plan_with_two_hubs(world, &SLOTS);
     let _distances =
         [(HUB, Duration::from_micros(500)), (SECOND_HUB, Duration::from_millis(20))].map(|(hub, one_way)| {
             let machine = overlay.hub_mut(hub).node.clone();
@@ -214,7 +205,7 @@ fn a_drain_between_a_near_and_a_far_hub_costs_nothing(world: &World) {
     overlay.wait_end_to_end();
     // Once in each direction.
     for _ in 0..2 {
-        let hub = hub_in_use(&overlay);
+        let hub = overlay.hub_in_use();
         survives(&mut overlay, &format!("{hub} drained"), 0, |overlay, hub| {
             overlay.hub_mut(hub).gw().client("hub drain").exits(0);
         });

@@ -117,15 +117,9 @@ impl Gateway {
     /// Runs a client command against this service.
     #[track_caller]
     pub fn client(&self, arguments: &str) -> Finished {
-        match &self.instance {
-            Some(name) => self.run(&format!("{arguments} --control /run/overlay-gw/{name}.sock")),
-            None => self.run(arguments),
-        }
-    }
-
-    #[track_caller]
-    fn run(&self, arguments: &str) -> Finished {
-        client_of(&self.program, &self.node, arguments)
+        let socket = |name: &String| format!(" --control /run/overlay-gw/{name}.sock");
+        let control = self.instance.as_ref().map(socket).unwrap_or_default();
+        client_of(&self.program, &self.node, &format!("{arguments}{control}"))
     }
 
     /// What `status --json` says now.

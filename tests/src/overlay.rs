@@ -35,6 +35,11 @@ pub struct Member {
 }
 
 impl Member {
+    /// A member that runs the program under test; it is not started.
+    fn new(name: &str, node: Node, keys: Keys, file: ConfigText, slot: Option<u8>) -> Self {
+        Self { name: name.to_owned(), node, keys, file, slot, program: program(), gateway: None }
+    }
+
     /// Its address in the overlay.
     ///
     /// # Panics
@@ -127,7 +132,7 @@ impl Member {
 pub struct Overlay {
     /// The hub.
     pub hub: Member,
-    /// A second hub, after [`Overlay::add_second_hub`].
+    /// A second hub, of [`Overlay::plan_with_two_hubs`].
     pub second: Option<Member>,
     /// The nodes, in the order of their slots in [`Overlay::plan`].
     pub nodes: Vec<Member>,
@@ -155,15 +160,7 @@ impl Overlay {
         );
         file.section("[overlay]", &["cidr = \"172.16.8.0/24\""]);
         let keys = Keys::new();
-        let mut hub = Member {
-            name: HUB.to_owned(),
-            node: machine,
-            keys,
-            file,
-            slot: None,
-            program: program(),
-            gateway: None,
-        };
+        let mut hub = Member::new(HUB, machine, keys, file, None);
         let nodes: Vec<Member> = slots
             .iter()
             .map(|&slot| {
@@ -197,7 +194,7 @@ impl Overlay {
                     ],
                 );
                 let node = world.node(&name, slot);
-                Member { name, node, keys, file, slot: Some(slot), program: program(), gateway: None }
+                Member::new(&name, node, keys, file, Some(slot))
             })
             .collect();
         Self { hub, second: None, nodes }
@@ -226,9 +223,18 @@ impl Overlay {
         plain
     }
 
+    /// Two hubs, and nodes that reach each other only through one of them.
+    #[track_caller]
+    pub fn plan_with_two_hubs(world: &World, slots: &[u8]) -> Self {
+        let mut overlay = Self::plan(world, slots);
+        overlay.add_second_hub(world);
+        overlay.introduce(true);
+        overlay
+    }
+
     /// A second hub on 10.99.0.2 with the same members, behind the first in the nodes' order.
     #[track_caller]
-    pub fn add_second_hub(&mut self, world: &World) {
+    fn add_second_hub(&mut self, world: &World) {
         let machine = world.node(SECOND_HUB, 2);
         let keys = Keys::new();
         for node in &mut self.nodes {
@@ -243,15 +249,7 @@ impl Overlay {
         }
         let mut file = self.hub.file.clone();
         file.replace("name = \"hub-a\"", &format!("name = \"{SECOND_HUB}\""));
-        self.second = Some(Member {
-            name: SECOND_HUB.to_owned(),
-            node: machine,
-            keys,
-            file,
-            slot: None,
-            program: program(),
-            gateway: None,
-        });
+        self.second = Some(Member::new(SECOND_HUB, machine, keys, file, None));
     }
 
     /// Each node knows each other one, so that they have end-to-end sessions; `apart`: they cannot reach each other but
@@ -288,6 +286,18 @@ impl Overlay {
                 node.gw().wait_session(&other.name);
             }
         }
+    }
+
+    /// The hub by which the node 56 reaches the node 64.
+    ///
+    /// # Panics
+    /// When it does not go through a hub.
+    #[must_use]
+    #[track_caller]
+    pub fn hub_in_use(&self) -> String {
+        let status = self.node(56).gw().status();
+        let path = status.peer("cluster-64").unwrap()["path"].as_str().unwrap().to_owned();
+        path.strip_prefix("via ").unwrap_or_else(|| panic!("{path}: {:#}", status.0)).to_owned()
     }
 
     /// The hub of that name.

@@ -434,9 +434,11 @@ impl LinkState {
     /// The seat of a member that has said hello, if nothing is known of this endpoint: what is sent there has to be covered.
     /// A peer that speaks no control messages cannot be asked; it is where WireGuard's roaming says.
     fn unknown_at(&mut self, endpoint: SocketAddr) -> Option<&mut Seat> {
-        let speaks = self.talk.as_ref().is_some_and(|talk| talk.hello().is_some());
         match &mut self.kin {
-            Kin::Member(seat) if speaks && !seat.knows(endpoint) => Some(seat),
+            // For all but a member that moves that is all: this is asked for each packet.
+            Kin::Member(seat) if !seat.knows(endpoint) => {
+                self.talk.as_ref().is_some_and(|talk| talk.hello().is_some()).then_some(seat)
+            }
             _ => None,
         }
     }

@@ -1,5 +1,6 @@
 //! Peers: who they are, what they own, and the link to each.
 
+pub mod mtu;
 pub mod node;
 pub mod path;
 pub mod probe;

@@ -151,7 +151,8 @@ fn joined(members: Vec<Member>) -> (Instant, Vec<Member>) {
         for member in &members {
             out.clear();
             member.engine.handle_timeout(now, &mut out);
-            flying.extend(out.net.iter().map(|(to, bytes)| (member.at, to, bytes.to_vec())));
+            let sent = out.net.iter().chain(out.whole.iter());
+            flying.extend(sent.map(|(to, bytes)| (member.at, to, bytes.to_vec())));
         }
         while let Some((from, to, bytes)) = flying.pop_front() {
             let Some(member) = members.iter().find(|member| member.at == to) else { continue };

@@ -318,7 +318,8 @@ impl Daemon {
         }
         out.clear();
         self.engine.handle_timeout(Instant::now(), out);
-        if let Err(error) = self.transport.send_batch(&out.net) {
+        let whole = || if out.whole.is_empty() { Ok(0) } else { self.transport.send_whole(&out.whole) };
+        if let Err(error) = self.transport.send_batch(&out.net).and_then(|_| whole()) {
             tracing::debug!(%error, "underlay");
         }
     }

@@ -166,6 +166,10 @@ pub struct PeerLine {
     /// How many beats of one a second were lost, by the length of each outage of the path in use: whole seconds, rounded.
     #[serde(default)]
     pub missed_heartbeats: u64,
+    /// The largest packet in bytes that passes the path in use whole, as far as that was measured; larger ones are fragmented or,
+    /// when that is forbidden, refused with this size.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub mtu: Option<u16>,
     /// It has said hello: an overlay-gw that speaks control messages.
     #[serde(default)]
     pub speaks: bool,
@@ -196,6 +200,9 @@ pub struct PathLine {
     pub used: bool,
     /// Its hub is to be left.
     pub draining: bool,
+    /// The largest packet in bytes that was seen to pass, as far as that is known; the device's MTU at most.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub mtu: Option<u16>,
 }
 
 /// Something that the operator should know.
@@ -254,6 +261,9 @@ impl Status {
         let public_key = |key| overlay_config::PublicKey(key).to_string();
         let mut warnings = facts.warnings;
         warnings.extend(redundancy(&peers));
+        if slot.is_some() {
+            warnings.extend(small_paths(&peers, config.device.mtu));
+        }
         warnings.extend(engine.is_draining().then(draining));
         warnings.extend(engine.conflicts().iter().map(|conflict| address_conflict(conflict, config.name())));
         Self {
@@ -312,6 +322,7 @@ impl Status {
                     loss: loss(status, &peers),
                     path_changes: status.link.paths.as_ref().map_or(0, Paths::changes),
                     missed_heartbeats: status.link.paths.as_ref().map_or(0, Paths::missed_heartbeats),
+                    mtu: in_use(status, &peers, |path| path.mtu).flatten(),
                     paths: paths(status, &peers, now),
                     speaks: status.link.speaks,
                     forwarded_packets: status.link.forwarded.0,
@@ -383,6 +394,7 @@ fn paths(status: &PeerStatus, peers: &[PeerStatus], now: Instant) -> Vec<PathLin
             up: leg.up,
             used: true,
             draining: leg.draining,
+            mtu: leg.measured.then_some(leg.mtu),
         }];
     }
     let Some(paths) = &status.link.paths else { return Vec::new() };
@@ -396,13 +408,16 @@ fn paths(status: &PeerStatus, peers: &[PeerStatus], now: Instant) -> Vec<PathLin
                 let candidate = paths.candidates().iter().find(|candidate| candidate.address == address);
                 let loss = share(candidate.map_or(0.0, |candidate| candidate.prober.loss()));
                 let endpoint = Some(address.to_string());
-                PathLine { via: "direct".to_owned(), endpoint, rtt_ms, loss, up, used, draining }
+                let mtu = candidate.and_then(|candidate| candidate.mtu.known());
+                PathLine { via: "direct".to_owned(), endpoint, rtt_ms, loss, up, used, draining, mtu }
             }
             Way::Via(hub) => {
                 let ours = peers.iter().find(|peer| peer.peer.index == hub).and_then(|peer| peer.link.leg);
                 let loss = share(ours.map_or(0.0, |leg| leg.loss));
                 let via = name(peers, hub).unwrap_or("?").to_owned();
-                PathLine { via, endpoint: None, rtt_ms, loss, up, used, draining }
+                let measured = ours.is_some_and(|leg| leg.measured);
+                let mtu = measured.then(|| paths.mtu_of(state.way, &legs));
+                PathLine { via, endpoint: None, rtt_ms, loss, up, used, draining, mtu }
             }
         }
     };
@@ -423,6 +438,8 @@ fn leg(hub: &PeerStatus) -> Option<Leg> {
         draining: leg.draining,
         rtt: leg.rtt.unwrap_or_default(),
         alive: None,
+        mtu: leg.mtu,
+        measured: leg.measured,
     })
 }
 
@@ -469,6 +486,27 @@ fn redundancy(peers: &[PeerStatus]) -> Option<Warning> {
         fix: format!(
             "see why {} cannot be reached, or is to be left: `overlay-gw status` there",
             names.join(", ")
+        ),
+    })
+}
+
+/// Paths in use that take less than the device's packets.
+fn small_paths(peers: &[PeerStatus], device: u16) -> Option<Warning> {
+    let small = |status: &PeerStatus| {
+        let mtu = in_use(status, peers, |path| path.mtu).flatten().filter(|mtu| *mtu < device)?;
+        Some((mtu, status.peer.settings.name.clone()))
+    };
+    let small: Vec<_> = peers.iter().filter_map(small).collect();
+    let least = small.iter().map(|(mtu, _)| *mtu).min()?;
+    let names: Vec<_> = small.iter().map(|(mtu, name)| format!("{name} ({mtu})")).collect();
+    Some(Warning {
+        code: "small-path-mtu".to_owned(),
+        text: format!(
+            "packets of {device} bytes, the device's MTU, do not pass whole on the way to {}: connections are told so, and slower",
+            names.join(", ")
+        ),
+        fix: format!(
+            "find the link with the small MTU on that way (`tracepath`), or set `[device] mtu = {least}` on every node"
         ),
     })
 }
@@ -533,7 +571,7 @@ mod tests {
             "path_changes": 1, "missed_heartbeats": 1, "speaks": true,
             "paths": [
                 {"via": "direct", "endpoint": "198.51.100.7:51820", "loss": 0.0, "up": false, "used": false, "draining": false},
-                {"via": "hub-a", "rtt_ms": 31.0, "loss": 0.004, "up": true, "used": true, "draining": false}]});
+                {"via": "hub-a", "rtt_ms": 31.0, "loss": 0.004, "up": true, "used": true, "draining": false, "mtu": 1420}]});
         let mut status = serde_json::json!({
             "version": 1, "role": "node", "name": "cluster-1", "instance": "Overlay", "state": "degraded",
             "overlay": "172.16.8.0/24", "slot": "172.16.8.56/29", "gateway": "172.16.8.56", "address": "172.16.8.57",

@@ -10,9 +10,10 @@ use crate::event::Event;
 use crate::label::{self, Holder, Label, Use};
 use crate::output::Output;
 use crate::packet::{Batch, DatagramBatch};
+use crate::peer::mtu::{BASE, PathMtu, SIZE_PROBE};
 use crate::peer::path::{Paths, Step, Way};
 use crate::peer::probe::Prober;
-use crate::peer::tunnel::{Admission, MIN_BUFFER, Opened, Tunnel};
+use crate::peer::tunnel::{Admission, MIN_BUFFER, OVERHEAD, Opened, Tunnel};
 use crate::peer::{Kin, LinkGuard, LinkState, Peer, PeerIndex, Sealing};
 use crate::settings::RoleSettings;
 use crate::table::Table;
@@ -92,7 +93,10 @@ impl Engine {
                 self.events
                     .push(Event::Membership { public_key: peer.settings.public_key, bytes: bytes.to_vec() });
             }
-            (Kin::Member(_), Message::Probe { number }) => {
+            (Kin::Member(seat), Message::Probe { number, mtu }) => {
+                if number & SIZE_PROBE == 0 {
+                    seat.mtu = mtu.map_or(u16::MAX, |mtu| mtu.max(BASE));
+                }
                 let draining = self.draining.load(Relaxed);
                 self.say(peer.index, &Message::Echo { number, draining, seen_at: Some(from) }, relay);
             }
@@ -109,10 +113,20 @@ impl Engine {
                 self.say(peer.index, &Message::Answer { nonce }, relay);
             }
             (Kin::Hub(leg), Message::Echo { number, draining, seen_at }) => {
-                if leg.prober.answered(now, number).is_some() {
+                let news = if number & SIZE_PROBE == 0 {
+                    leg.prober.answered(now, number).is_some()
+                } else {
+                    leg.mtu.answered(now, number & !SIZE_PROBE)
+                };
+                if news {
                     self.soon.store(true, Relaxed);
                 }
-                leg.seen_at = seen_at.filter(|at| !in_overlay(table, *at));
+                let seen_at = seen_at.filter(|at| !in_overlay(table, *at));
+                if seen_at.map(|at| at.ip()) != leg.seen_at.map(|at| at.ip()) && leg.seen_at.is_some() {
+                    // By another network, it seems.
+                    leg.mtu = PathMtu::new(now);
+                }
+                leg.seen_at = seen_at;
                 if talk.is_latest(header) {
                     leg.draining = draining;
                 }
@@ -130,7 +144,7 @@ impl Engine {
                 drop(link);
                 self.hear_absent(heard, node, why);
             }
-            (Kin::Node(_), Message::Probe { number }) => {
+            (Kin::Node(_), Message::Probe { number, .. }) => {
                 self.say(peer.index, &Message::Echo { number, draining: false, seen_at: None }, relay);
             }
             (Kin::Node(node), Message::Echo { number, .. }) => {
@@ -245,6 +259,7 @@ impl Engine {
                 node.paths.take(now, way, alive);
             }
             if planned || emergency {
+                node.mtu = node.paths.mtu(&legs);
                 state.endpoint = Paths::address(way, &legs).or(state.endpoint);
                 drop(legs);
                 self.tell_path(peer, way, emergency);
@@ -275,6 +290,9 @@ impl Engine {
         let Kin::Node(node) = &mut state.kin else { return };
         let legs = self.legs.read();
         let step = node.paths.decide(now, &legs);
+        if let Step::Now(way) = step {
+            node.mtu = node.paths.mtu_of(way, &legs);
+        }
         match step {
             Step::Stay => {
                 // The hub itself may have moved.
@@ -368,6 +386,7 @@ impl Engine {
                     if !node.paths.carries(now, &legs) {
                         let alive = node.alive(&legs);
                         node.paths.take(now, Way::Via(hub.index), alive);
+                        node.mtu = node.paths.mtu(&legs);
                         state.endpoint = Some(from);
                     }
                 }
@@ -443,11 +462,15 @@ impl Engine {
         node.paths.heard(now, from);
         match read {
             Ok((header, _)) if !talk.is_of_known(header) => self.drops.count(DropReason::ControlUnexpected),
-            Ok((_, Message::Probe { number })) => {
+            Ok((_, Message::Probe { number, .. })) => {
                 let echo = Message::Echo { number, draining: false, seen_at: Some(from) };
                 self.say_directly(tries, from, &echo, &mut out.net);
             }
-            Ok((_, Message::Echo { number, .. })) => node.tried(now, number),
+            Ok((_, Message::Echo { number, .. })) => {
+                if node.tried(now, number) {
+                    self.soon.store(true, Relaxed);
+                }
+            }
             Ok(_) => self.drops.count(DropReason::ControlUnexpected),
             Err(Unreadable::Unknown) => self.drops.count(DropReason::ControlUnknown),
             Err(Unreadable::Malformed(_)) => self.drops.count(DropReason::ControlMalformed),
@@ -466,10 +489,31 @@ impl Engine {
         let mut packet = [0; control::MAX_MESSAGE];
         let len = control::write(Header { epoch: self.epoch, sequence }, message, &mut packet);
         let packet = packet.get(..len.unwrap_or_default()).unwrap_or_default();
-        let Some(mut room) = net.reserve(MIN_BUFFER.max(packet.len() + crate::peer::tunnel::OVERHEAD)) else {
+        let Some(mut room) = net.reserve(MIN_BUFFER.max(packet.len() + OVERHEAD)) else {
             return self.drops.count(DropReason::NoBuffer);
         };
         if let Some(len) = tries.seal(packet, room.buffer()) {
+            room.commit(to, len);
+        }
+    }
+
+    /// Seals a message, made to be a packet of `size` bytes, among those that leave whole or not at all.
+    pub(crate) fn say_whole(
+        &self,
+        tunnel: &mut Tunnel,
+        to: SocketAddr,
+        message: &Message<'_>,
+        size: u16,
+        out: &mut Output,
+    ) {
+        let sequence = self.sequence.fetch_add(1, Relaxed).wrapping_add(1);
+        let header = Header { epoch: self.epoch, sequence };
+        let len = control::write_padded(header, message, size.into(), &mut out.scratch);
+        let packet = out.scratch.get(..len.unwrap_or_default()).unwrap_or_default();
+        let Some(mut room) = out.whole.reserve(MIN_BUFFER.max(packet.len() + OVERHEAD)) else {
+            return self.drops.count(DropReason::NoBuffer);
+        };
+        if let Some(len) = tunnel.seal(packet, room.buffer()) {
             room.commit(to, len);
         }
     }
@@ -556,8 +600,9 @@ pub(crate) fn whereabouts(
 ) -> Whereabouts {
     let mut whereabouts = Whereabouts::new(revision);
     for leg in legs.iter().filter(|leg| leg.relays) {
-        let crate::peer::path::Leg { id, up, draining, rtt, .. } = *leg;
-        whereabouts.add_hub(control::HubReach { hub: HubId(id.0), up, draining, rtt });
+        let crate::peer::path::Leg { id, up, draining, rtt, mtu, measured, .. } = *leg;
+        let mtu = measured.then_some(mtu);
+        whereabouts.add_hub(control::HubReach { hub: HubId(id.0), up, draining, rtt, mtu });
     }
     for address in addresses {
         whereabouts.add_address(address);

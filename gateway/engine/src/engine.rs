@@ -15,7 +15,7 @@ use crate::label::{self, Holder, Label, Use};
 use crate::listener::{LiveAddresses, LiveNow, Liveness};
 use crate::output::Output;
 use crate::packet::ipv4::{self, Ipv4};
-use crate::packet::{DatagramBatch, PacketBatch};
+use crate::packet::{DatagramBatch, PacketBatch, mss};
 use crate::peer::path::Leg;
 use crate::peer::tunnel::{Admission, HandshakeGuard, Identity, MIN_BUFFER, Opened};
 use crate::peer::{Kin, LinkGuard, LinkStatus, Peer, PeerIndex};
@@ -275,7 +275,6 @@ impl Engine {
             let answer = self.gateway.lock().answer(now, &ip, &mut out.scratch);
             return self.answer_host(answer, DropReason::GatewayIgnored, source, out);
         }
-        let mtu = table.settings.mtu;
         let (reason, error) = match table.destination(destination) {
             Destination::Own => {
                 let answer =
@@ -285,15 +284,18 @@ impl Engine {
             Destination::None => (DropReason::NoRoute, IcmpError::NetUnreachable),
             // Whether anybody has it is not known: it may be on its way from one node to another.
             Destination::Unowned => return self.drops.count(DropReason::FloatingUnowned),
-            Destination::Peer(_) if len > usize::from(mtu) && ip.dont_fragment() => {
-                (DropReason::TooBig, IcmpError::FragmentationNeeded { mtu })
-            }
             Destination::Peer(peer) => {
-                let packet = packet.get_mut(..len).unwrap_or_default();
-                if ipv4::decrement_ttl(packet) {
-                    return sender.send(now, peer, packet, mtu, &mut out.scratch, &mut out.net);
+                let mtu = table.mtu_to(peer);
+                if len > usize::from(mtu) && ip.dont_fragment() {
+                    (DropReason::TooBig, IcmpError::FragmentationNeeded { mtu })
+                } else {
+                    let packet = packet.get_mut(..len).unwrap_or_default();
+                    clamp(table, mtu, packet);
+                    if ipv4::decrement_ttl(packet) {
+                        return sender.send(now, peer, packet, mtu, &mut out.scratch, &mut out.net);
+                    }
+                    (DropReason::TtlExpired, IcmpError::TimeExceeded)
                 }
-                (DropReason::TtlExpired, IcmpError::TimeExceeded)
             }
         };
         let Some(ip) = self.parse(packet) else { return };
@@ -404,7 +406,7 @@ impl Engine {
                 link.send_waiting(now, &mut out.net, &self.drops);
                 let packet = room.buffer().get_mut(..len).unwrap_or_default();
                 if control::claims_to_be_one(packet) {
-                    if !out.inbox.push((peer.index, from), packet) {
+                    if !out.inbox.push((peer.index, from), control::without_padding(packet)) {
                         self.drops.count(DropReason::NoBuffer);
                     }
                     return self.after_datagram(now, peer, link, from, datagram, out);
@@ -438,7 +440,7 @@ impl Engine {
                 link.send_waiting(now, &mut out.net, &self.drops);
                 let packet = buffer.get_mut(..len).unwrap_or_default();
                 if control::claims_to_be_one(packet) {
-                    if !out.inbox.push((peer.index, from), packet) {
+                    if !out.inbox.push((peer.index, from), control::without_padding(packet)) {
                         self.drops.count(DropReason::NoBuffer);
                     }
                     return self.after_datagram(now, peer, link, from, datagram, out);
@@ -492,6 +494,7 @@ impl Engine {
         if !slot.contains(destination) {
             // A floating address that has just gone from here is somebody else's to refuse.
             if table.is_floating(destination) && view.live.state(destination) == Liveness::Live {
+                clamp(table, table.mtu_to(peer), packet);
                 return Delivery::Host(destination);
             }
             self.drops.count(DropReason::NotMine);
@@ -499,7 +502,10 @@ impl Engine {
         }
         if destination != slot.gateway() {
             match view.live.state(destination) {
-                Liveness::Live => return Delivery::Host(destination),
+                Liveness::Live => {
+                    clamp(table, table.mtu_to(peer), packet);
+                    return Delivery::Host(destination);
+                }
                 Liveness::Unknown => {
                     self.drops.count(DropReason::ListenerUnknown);
                     return Delivery::Drop;
@@ -551,12 +557,13 @@ impl Engine {
             self.drops.count(DropReason::Multicast);
             return Verdict::Drop;
         }
-        let mtu = table.settings.mtu;
         let (reason, error) = match table.destination(destination) {
             Destination::Peer(to) if to.index != peer.index => {
+                let mtu = table.mtu_to(to);
                 if ip.bytes().len() > usize::from(mtu) && ip.dont_fragment() {
                     (DropReason::TooBig, IcmpError::FragmentationNeeded { mtu })
                 } else if ipv4::decrement_ttl(packet) {
+                    clamp(table, mtu.min(table.mtu_to(peer)), packet);
                     return Verdict::Relay(to.index);
                 } else {
                     (DropReason::TtlExpired, IcmpError::TimeExceeded)
@@ -579,7 +586,7 @@ impl Engine {
         let mut sender = Sender::new(table, &self.drops);
         for (to, packet) in out.relay.iter() {
             if let Some(peer) = table.peer(to) {
-                sender.send(now, peer, packet, table.settings.mtu, &mut out.scratch, &mut out.net);
+                sender.send(now, peer, packet, table.mtu_to(peer), &mut out.scratch, &mut out.net);
             }
         }
     }
@@ -623,6 +630,13 @@ fn handshake_limit(settings: &EngineSettings) -> u64 {
 fn gateway_slot(settings: &EngineSettings) -> Ipv4Net {
     let first = Ipv4Net::new(settings.overlay.network(), settings.slot_prefix).unwrap_or(settings.overlay);
     settings.slot().map_or(first, |slot| slot.net())
+}
+
+/// On a path that takes less than the devices do, TCP is told so by its SYN as well.
+fn clamp(table: &Table, mtu: u16, packet: &mut [u8]) {
+    if mtu < table.settings.mtu {
+        mss::clamp(packet, mtu);
+    }
 }
 
 fn is_group(address: Ipv4Addr) -> bool {

@@ -10,6 +10,11 @@ use std::net::SocketAddr;
 const INBOX: usize = 1024;
 const INBOX_BYTES: usize = 128 * 1024;
 
+/// Probes of path MTUs that leave at a time, and their bytes: one of the largest packet, or some forty of the usual size. The
+/// others wait for their turn.
+const WHOLE: usize = 64;
+const WHOLE_BYTES: usize = MAX_PACKET + OVERHEAD;
+
 /// What one call of the engine gives back. Allocated once and used again; [`Output::clear`] it before each call.
 #[derive(Debug)]
 pub struct Output {
@@ -17,6 +22,9 @@ pub struct Output {
     pub host: PacketBatch,
     /// For the underlay.
     pub net: DatagramBatch,
+    /// For the underlay, each whole or not at all ("don't fragment"): probes of a path's MTU. Only time brings any
+    /// ([`Engine::handle_timeout`](crate::Engine::handle_timeout)); where the system cannot do that, they are sent as all others.
+    pub whole: DatagramBatch,
     /// On their way to a peer: what a hub forwards and what the gateway answers to a peer.
     pub(crate) relay: Batch<PeerIndex, 0>,
     /// Control messages that have come, each with who sent it and from where.
@@ -37,6 +45,7 @@ impl Output {
         Self {
             host: PacketBatch::with_capacity(bytes, packets),
             net: DatagramBatch::with_capacity(bytes, packets),
+            whole: DatagramBatch::with_capacity(WHOLE_BYTES, WHOLE),
             relay: Batch::with_capacity(bytes, packets),
             inbox: Batch::with_capacity((packets * 256).min(INBOX_BYTES) + MAX_MESSAGE, packets.min(INBOX)),
             scratch: vec![0; MAX_PACKET + OVERHEAD].into_boxed_slice(),
@@ -47,6 +56,7 @@ impl Output {
     pub fn clear(&mut self) {
         self.host.clear();
         self.net.clear();
+        self.whole.clear();
         self.relay.clear();
         self.inbox.clear();
     }

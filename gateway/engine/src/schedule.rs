@@ -5,10 +5,11 @@ use crate::conversation::whereabouts;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::output::Output;
+use crate::peer::mtu::{PathMtu, SIZE_PROBE};
 use crate::peer::node::Watched;
 use crate::peer::path::{Leg, Source, Way};
 use crate::peer::probe::{Change, Prober};
-use crate::peer::tunnel::{MIN_BUFFER, TICK};
+use crate::peer::tunnel::{MIN_BUFFER, OVERHEAD, TICK};
 use crate::peer::{Kin, LinkGuard, Peer, PeerIndex, PeerKind, Sealing, Standing};
 use crate::settings::RoleSettings;
 use crate::table::Table;
@@ -65,8 +66,13 @@ impl Schedule {
 }
 
 /// What of a leg the choice of paths depends on.
-fn matters(leg: &Leg) -> (PeerIndex, SocketAddr, [bool; 4]) {
-    (leg.hub, leg.endpoint, [leg.up, leg.relays, leg.plain, leg.draining])
+fn matters(leg: &Leg) -> (PeerIndex, SocketAddr, [bool; 4], u16) {
+    (leg.hub, leg.endpoint, [leg.up, leg.relays, leg.plain, leg.draining], leg.mtu)
+}
+
+/// Whether a probe of the largest size still fits: one that is due and does not leave would count as lost.
+fn has_room(out: &Output, table: &Table) -> bool {
+    out.whole.room() >= usize::from(table.settings.mtu) + OVERHEAD
 }
 
 impl Engine {
@@ -160,7 +166,7 @@ impl Engine {
                 link.tick(now, &mut out.net, &self.drops);
                 self.greet(now, hub.index, &mut link, &mut out.relay);
             }
-            let leg = self.leg_due(now, hub, &mut link, schedule, out);
+            let leg = self.leg_due(now, table, hub, &mut link, schedule, out);
             schedule.legs.extend(leg);
         }
         let known = self.legs.read();
@@ -173,9 +179,11 @@ impl Engine {
         !as_good
     }
 
+    #[allow(clippy::too_many_arguments, reason = "a step of hubs_due, with what that has at hand")]
     fn leg_due(
         &self,
         now: Instant,
+        table: &Table,
         hub: &Peer,
         link: &mut LinkGuard<'_>,
         schedule: &mut Schedule,
@@ -194,6 +202,8 @@ impl Engine {
             draining: false,
             rtt: Duration::ZERO,
             alive: state.last_received,
+            mtu: u16::MAX,
+            measured: false,
         };
         let (Kin::Hub(leg), Some(talk)) = (&mut state.kin, &state.talk) else { return Some(found) };
         found.plain = session && talk.is_plain(now);
@@ -201,7 +211,21 @@ impl Engine {
         if probed {
             let (change, probe) = leg.prober.poll(now);
             if let Some(number) = probe {
-                self.say(hub.index, &Message::Probe { number }, &mut out.relay);
+                self.say(hub.index, &Message::Probe { number, mtu: leg.mtu.known() }, &mut out.relay);
+            }
+            if leg.measured_to != state.endpoint {
+                (leg.mtu, leg.measured_to) = (PathMtu::new(now), state.endpoint);
+            }
+            if has_room(out, table) {
+                let alive = leg.prober.alive().filter(|_| leg.prober.is_up());
+                let due = leg.mtu.poll(now, table.settings.mtu, alive, leg.prober.patience());
+                if let Some((number, size)) = due {
+                    let probe = Message::Probe { number: number | SIZE_PROBE, mtu: None };
+                    self.say_whole(&mut state.tunnel, found.endpoint, &probe, size, out);
+                }
+            }
+            if leg.prober.is_up() {
+                schedule.due = schedule.due.min(leg.mtu.deadline());
             }
             if change == Some(Change::Down) {
                 // It may have restarted: then only a handshake helps.
@@ -211,6 +235,7 @@ impl Engine {
             found.relays = talk.can(Capabilities::RELAYS);
             found.rtt = leg.prober.rtt().unwrap_or_default();
             found.alive = leg.prober.alive();
+            (found.mtu, found.measured) = (leg.mtu.size(), leg.mtu.known().is_some());
         } else if leg.prober.sent() > 0 {
             leg.prober = Prober::new(now);
         }
@@ -382,6 +407,7 @@ impl Engine {
             self.tries_due(now, table, peer, link, full, out);
         }
         let Kin::Node(node) = &mut link.kin else { return };
+        node.mtu = node.paths.mtu(&schedule.legs);
         let carries = session && node.paths.carries(now, &schedule.legs);
         if peer.link.set_reachable(carries) {
             self.reach_changed();
@@ -402,7 +428,9 @@ impl Engine {
         let Kin::Node(node) = &mut state.kin else { return };
         match node.watch(now, sent, state.last_received) {
             Watched::Well => {}
-            Watched::Ask(number) => self.say(peer.index, &Message::Probe { number }, &mut out.relay),
+            Watched::Ask(number) => {
+                self.say(peer.index, &Message::Probe { number, mtu: None }, &mut out.relay);
+            }
             Watched::Gone => {
                 if let Some(Way::Via(hub)) = node.paths.current() {
                     node.paths.note_absent(now, hub);
@@ -442,7 +470,12 @@ impl Engine {
         if tries.has_session() {
             for place in 0..node.paths.candidates().len() {
                 if let Some((number, to)) = node.try_candidate(now, place) {
-                    self.say_directly(&mut tries, to, &Message::Probe { number }, &mut out.net);
+                    self.say_directly(&mut tries, to, &Message::Probe { number, mtu: None }, &mut out.net);
+                }
+                if has_room(out, table)
+                    && let Some((number, size, to)) = node.size_candidate(now, place, table.settings.mtu)
+                {
+                    self.say_whole(&mut tries, to, &Message::Probe { number, mtu: None }, size, out);
                 }
             }
         } else {

@@ -235,6 +235,12 @@ impl Table {
         }
     }
 
+    /// The largest packet in bytes that is sent to `peer`.
+    #[must_use]
+    pub fn mtu_to(&self, peer: &Peer) -> u16 {
+        self.settings.mtu.min(peer.link.mtu())
+    }
+
     /// Whether the address is a floating one.
     #[must_use]
     pub fn is_floating(&self, address: Ipv4Addr) -> bool {

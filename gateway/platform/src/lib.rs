@@ -59,6 +59,13 @@ pub trait Transport: Send + Sync {
     /// Only when the socket itself is broken.
     fn send_batch(&self, batch: &DatagramBatch) -> io::Result<usize>;
 
+    /// As [`Transport::send_batch`], but no datagram may be fragmented on its way: it arrives whole or not at all. For the few that
+    /// probe a path's MTU.
+    ///
+    /// # Errors
+    /// Only when the socket itself is broken.
+    fn send_whole(&self, batch: &DatagramBatch) -> io::Result<usize>;
+
     /// Appends the datagrams that are waiting to `batch` and returns how many; 0 when none is waiting. IPv4 addresses
     /// are always given as IPv4, never mapped into IPv6.
     ///

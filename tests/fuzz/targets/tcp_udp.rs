@@ -1,10 +1,11 @@
-//! TCP and UDP: the views agree with etherparse, and a reset is right and never answers a reset.
+//! TCP and UDP: the views agree with etherparse, a reset is right and never answers a reset, and a clamped SYN keeps its checksum.
 #![no_main]
 
 use etherparse::{TcpSlice, UdpSlice};
 use libfuzzer_sys::fuzz_target;
 use overlay_engine::gateway::refuse::reset;
 use overlay_engine::packet::ipv4::{self, Ipv4};
+use overlay_engine::packet::mss;
 use overlay_engine::packet::tcp::{Flags, Tcp};
 use overlay_engine::packet::udp::Udp;
 use overlay_fuzz::{check_whole, destination, plausible, source};
@@ -67,5 +68,18 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(answer.acknowledgment(), segment.sequence().wrapping_add(segment.sequence_len()));
         }
         assert_eq!(reset(&Ipv4::parse(&out[..len]).expect("a packet"), &mut [0; 100]), None);
+    }
+    let before = packet.clone();
+    if mss::clamp(&mut packet, 1200) {
+        assert!(Tcp::parse(&packet[header..]).expect("a segment").flags().contains(Flags::SYN));
+        let ip = Ipv4::parse(&packet).expect("a packet");
+        let right = |packet: &[u8]| {
+            let ip = Ipv4::parse(packet).expect("a packet");
+            Tcp::parse(ip.payload()).is_ok_and(|segment| segment.checksum_ok(from, to))
+        };
+        assert_eq!(right(ip.bytes()), right(&before), "a right checksum stays right, a wrong one wrong");
+        assert!(!mss::clamp(&mut packet, 1200), "once is enough");
+    } else {
+        assert_eq!(packet, before);
     }
 });

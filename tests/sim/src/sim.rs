@@ -234,11 +234,11 @@ impl Sim {
                 self.schedule(asked, Event::Timer(id));
             }
         }
-        self.count(id, given, out.net.len() as u64);
+        self.count(id, given, (out.net.len() + out.whole.len()) as u64);
         for (_, packet) in out.host.iter() {
             self.host_receives(id, packet);
         }
-        for (to, bytes) in out.net.iter() {
+        for (to, bytes) in out.net.iter().chain(out.whole.iter()) {
             self.sends(id, to, bytes);
         }
         self.out = Some(out);

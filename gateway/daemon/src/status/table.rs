@@ -90,7 +90,7 @@ pub fn render_peers(peers: &[PeerLine]) -> String {
 
 /// The ways to each node that has several, as a table; empty when there is none.
 fn render_paths(peers: &[PeerLine]) -> String {
-    let header = ["TO", "BY", "RTT", "LOSS", "STATE"].map(str::to_owned);
+    let header = ["TO", "BY", "RTT", "LOSS", "MTU", "STATE"].map(str::to_owned);
     let several = peers.iter().filter(|peer| peer.paths.len() > 1);
     let rows = several.flat_map(|peer| {
         peer.paths.iter().map(|path| {
@@ -106,6 +106,7 @@ fn render_paths(peers: &[PeerLine]) -> String {
                 path.endpoint.clone().unwrap_or_else(|| path.via.clone()),
                 path.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms")),
                 format!("{:.1} %", path.loss * 100.0),
+                path.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string()),
                 state.to_owned(),
             ]
         })
@@ -192,9 +193,9 @@ PEER       KIND  OWNS           ENDPOINT            PATH       RTT      LOSS   M
 hub-a      hub   172.16.0.0/24  198.51.100.1:51820  direct     -        -      -       41 s ago   1.2 MB    456 B
 cluster-2  node  -              198.51.100.1:51820  via hub-a  31.0 ms  0.4 %  1       41 s ago   5 B       6 B
 
-TO         BY                  RTT      LOSS   STATE
-cluster-2  198.51.100.7:51820  -        0.0 %  down
-cluster-2  hub-a               31.0 ms  0.4 %  in use
+TO         BY                  RTT      LOSS   MTU   STATE
+cluster-2  198.51.100.7:51820  -        0.0 %  -     down
+cluster-2  hub-a               31.0 ms  0.4 %  1420  in use
 
 Dropped: foreign_source 2
 

@@ -26,6 +26,9 @@ const CLAIM: usize = 8;
 /// Bytes of a handshake initiation (WireGuard paper, section 5.4.2), the longest handshake message.
 const INITIATION: usize = 148;
 
+/// Bytes of a probe's body.
+pub(super) const PROBE_BYTES: usize = 8;
+
 /// What a gateway can do, told in its hello. Unknown bits are kept and ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities(pub u32);
@@ -80,6 +83,8 @@ pub struct HubReach {
     pub draining: bool,
     /// Round trip between the node and the hub, in whole milliseconds.
     pub rtt: Duration,
+    /// The largest packet in bytes that was seen to pass between the node and the hub; an older version does not say.
+    pub mtu: Option<u16>,
 }
 
 /// Where a node can be reached.
@@ -124,7 +129,7 @@ impl Whereabouts {
     /// Whether it says the same as another, whatever their revisions and round trips.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
-        let state = |reach: &HubReach| (reach.hub, reach.up, reach.draining);
+        let state = |reach: &HubReach| (reach.hub, reach.up, reach.draining, reach.mtu);
         self.hubs().map(state).eq(other.hubs().map(state)) && self.addresses == other.addresses
     }
 }
@@ -216,6 +221,8 @@ pub enum Message<'a> {
     Probe {
         /// Of this probe.
         number: u32,
+        /// The largest packet in bytes that was seen to pass between sender and receiver; an older version does not say.
+        mtu: Option<u16>,
     },
     /// I am.
     Echo {
@@ -315,10 +322,11 @@ impl<'a> Message<'a> {
                 out.put(&nonce.to_be_bytes())?;
                 ANSWER
             }
-            Self::Probe { number } => {
+            Self::Probe { number, mtu } => {
                 out.put(&number.to_be_bytes())?;
+                out.put(&mtu.unwrap_or_default().to_be_bytes())?;
                 // As long as a challenge, which a hub sends only where as much has come from.
-                out.put(&[0; 4])?;
+                out.put(&[0; 2])?;
                 PROBE
             }
             Self::Echo { number, draining, seen_at } => {
@@ -393,7 +401,7 @@ impl<'a> Message<'a> {
             HELLO => Self::Hello { capabilities: Capabilities(from.u32()?), seen: from.u64()? },
             CHALLENGE => Self::Challenge { nonce: from.u64()? },
             ANSWER => Self::Answer { nonce: from.u64()? },
-            PROBE => Self::Probe { number: from.u32()? },
+            PROBE => Self::Probe { number: from.u32()?, mtu: from.later_u16() },
             ECHO => Self::Echo {
                 number: from.u32()?,
                 draining: from.u8()? & DRAINING != 0,
@@ -480,7 +488,9 @@ impl Writer<'_> {
             self.put(&[if reach.up { UP } else { 0 } | if reach.draining { DRAINING } else { 0 }])?;
             self.put(&u16::try_from(reach.rtt.as_millis()).unwrap_or(u16::MAX).to_be_bytes())?;
         }
-        whereabouts.addresses().try_for_each(|address| self.address(Some(address)))
+        whereabouts.addresses().try_for_each(|address| self.address(Some(address)))?;
+        // At the end, where a version that does not know it looks no more.
+        whereabouts.hubs().try_for_each(|reach| self.put(&reach.mtu.unwrap_or_default().to_be_bytes()))
     }
 }
 
@@ -517,6 +527,11 @@ impl<'a> Reader<'a> {
         Ok(u32::from_be_bytes(*self.array()?))
     }
 
+    /// What a later version has added to a body; 0 stands for nothing.
+    fn later_u16(&mut self) -> Option<u16> {
+        self.u16().ok().filter(|value| *value != 0)
+    }
+
     fn u64(&mut self) -> Result<u64, Malformed> {
         Ok(u64::from_be_bytes(*self.array()?))
     }
@@ -551,12 +566,16 @@ impl<'a> Reader<'a> {
                 up: flags & UP != 0,
                 draining: flags & DRAINING != 0,
                 rtt: Duration::from_millis(rtt.into()),
+                mtu: None,
             });
         }
         for _ in 0..addresses {
             if let Some(address) = self.address()? {
                 whereabouts.add_address(address);
             }
+        }
+        for reach in whereabouts.hubs.iter_mut().flatten() {
+            reach.mtu = self.later_u16();
         }
         Ok(whereabouts)
     }

@@ -15,11 +15,12 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 }
 
 fn whereabouts() -> impl Strategy<Value = Whereabouts> {
-    let hub = any::<(u64, bool, bool, u16)>().prop_map(|(hub, up, draining, rtt)| HubReach {
+    let hub = any::<(u64, bool, bool, u16, u16)>().prop_map(|(hub, up, draining, rtt, mtu)| HubReach {
         hub: HubId(hub),
         up,
         draining,
         rtt: Duration::from_millis(rtt.into()),
+        mtu: Some(mtu).filter(|mtu| *mtu != 0),
     });
     let (hubs, addresses) =
         (prop::collection::vec(hub, 0..=MAX_HUBS), prop::collection::vec(address(), 0..=MAX_ADDRESSES));
@@ -46,7 +47,7 @@ fn messages<'a>(
         Message::Hello { capabilities: Capabilities(number), seen: long },
         Message::Challenge { nonce: long },
         Message::Answer { nonce: long },
-        Message::Probe { number },
+        Message::Probe { number, mtu: Some(short).filter(|mtu| *mtu != 0) },
         Message::Echo { number, draining: flag, seen_at: address },
         Message::Notice { draining: flag },
         Message::Initiate { to: short, message: initiation },
@@ -106,7 +107,7 @@ proptest! {
     #[test]
     fn strange_bytes_are_refused_or_bounded(mut bytes in prop::collection::vec(any::<u8>(), 0..300), kind: u8) {
         let _ = read(&bytes);
-        let mut packet = written(&Message::Probe { number: 1 });
+        let mut packet = written(&Message::Probe { number: 1, mtu: None });
         packet[41] = kind;
         packet.truncate(56);
         packet.append(&mut bytes);
@@ -123,7 +124,7 @@ proptest! {
 
 #[test]
 fn a_later_version_and_an_unknown_type_are_told_from_nonsense() {
-    let mut packet = written(&Message::Probe { number: 1 });
+    let mut packet = written(&Message::Probe { number: 1, mtu: None });
     packet[40] = 2;
     assert_eq!(read(&packet), Err(Unreadable::Unknown));
     packet[40] = 1;
@@ -135,7 +136,7 @@ fn a_later_version_and_an_unknown_type_are_told_from_nonsense() {
 
 #[test]
 fn a_sender_that_is_not_reserved_is_no_gateway() {
-    let good = written(&Message::Probe { number: 1 });
+    let good = written(&Message::Probe { number: 1, mtu: None });
     for at in [8, 23 - 2, 24, 39 - 2] {
         let mut packet = good.clone();
         packet[at] ^= 1;
@@ -171,4 +172,41 @@ fn a_list_that_is_too_long_is_refused() {
     let long = [0; MAX_MEMBERSHIP + 1];
     assert_eq!(write(HEADER, &Message::Membership { bytes: &long }, &mut [0; MAX_MESSAGE]), None);
     assert_eq!(write(HEADER, &Message::Inner { message: &long[..149] }, &mut [0; MAX_MESSAGE]), None);
+}
+
+#[test]
+fn a_padded_probe_is_as_long_as_asked_and_reads_the_same_with_and_without_its_padding() {
+    let message = Message::Probe { number: 7, mtu: Some(1420) };
+    for size in [1_180, 1_420, 8_900] {
+        let mut out = vec![0xAA; 9_000];
+        assert_eq!(crate::control::write_padded(HEADER, &message, size, &mut out), Some(size));
+        out.truncate(size);
+        assert_eq!(read(&out), Ok((HEADER, message)));
+        assert!(claims_to_be_one(&out));
+        let short = crate::control::without_padding(&mut out);
+        assert_eq!(short.len(), written(&message).len());
+        assert_eq!(read(short), Ok((HEADER, message)));
+    }
+    // No room, or less than the message needs.
+    assert_eq!(crate::control::write_padded(HEADER, &message, 1_420, &mut [0; 1_419]), None);
+    let mut out = vec![0; 2_000];
+    assert_eq!(crate::control::write_padded(HEADER, &message, 10, &mut out), Some(written(&message).len()));
+    // What is no probe keeps its length.
+    let mut other = written(&Message::Membership { bytes: &[1; 500] });
+    let before = other.clone();
+    assert_eq!(crate::control::without_padding(&mut other), before);
+}
+
+#[test]
+fn what_an_older_version_says_of_a_leg_is_read_without_its_mtu() {
+    let mut told = Whereabouts::new(1);
+    let hub = HubReach { hub: HubId(1), up: true, draining: false, rtt: Duration::ZERO, mtu: Some(1300) };
+    assert!(told.add_hub(hub));
+    let mut packet = written(&Message::Whereabouts(told));
+    packet.truncate(packet.len() - 2);
+    let len = (packet.len() - 40) as u16;
+    packet[4..6].copy_from_slice(&len.to_be_bytes());
+    let Ok((_, Message::Whereabouts(read))) = read(&packet) else { panic!("not read") };
+    assert_eq!(read.hubs().collect::<Vec<_>>(), [&HubReach { mtu: None, ..hub }]);
+    assert!(!read.says_the_same(&told), "another MTU is news");
 }

@@ -107,6 +107,34 @@ pub fn write(header: Header, message: &Message<'_>, out: &mut [u8]) -> Option<us
     Some(IP_HEADER + HEADER + len)
 }
 
+/// As [`write`], with as many zeros behind the message as make a packet of `size` bytes: it shows whether one of that size passes.
+/// `None` when `out` has fewer than `size` bytes, or than [`MAX_MESSAGE`].
+pub fn write_padded(header: Header, message: &Message<'_>, size: usize, out: &mut [u8]) -> Option<usize> {
+    let len = write(header, message, out)?;
+    out.get_mut(len..size.max(len))?.fill(0);
+    set_payload(out, size.max(len))?;
+    Some(size.max(len))
+}
+
+/// A probe without what stands behind it to make it long; any other packet as it is.
+pub fn without_padding(packet: &mut [u8]) -> &[u8] {
+    const PROBE: usize = IP_HEADER + HEADER + body::PROBE_BYTES;
+    let padded = packet.len() > PROBE
+        && read(packet).is_ok_and(|(_, message)| matches!(message, Message::Probe { .. }));
+    if !padded {
+        return packet;
+    }
+    set_payload(packet, PROBE);
+    packet.get(..PROBE).unwrap_or_default()
+}
+
+/// Writes the length of an IPv6 packet of `size` bytes into its header.
+fn set_payload(packet: &mut [u8], size: usize) -> Option<()> {
+    let payload = u16::try_from(size.checked_sub(IP_HEADER)?).ok()?;
+    packet.get_mut(4..6)?.copy_from_slice(&payload.to_be_bytes());
+    Some(())
+}
+
 /// Reads a packet that came out of a tunnel.
 ///
 /// # Errors

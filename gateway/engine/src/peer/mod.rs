@@ -12,6 +12,7 @@ use crate::label::Label;
 use crate::packet::DatagramBatch;
 use crate::relay::{Account, Seat};
 use ipnet::Ipv4Net;
+use mtu::PathMtu;
 use node::NodePeer;
 use overlay_config::PresharedKey;
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -19,7 +20,7 @@ use path::{Leg, Paths};
 use probe::Prober;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use talk::Talk;
 use tunnel::{Identity, MIN_BUFFER, OVERHEAD, Tunnel, TunnelSettings};
@@ -113,6 +114,8 @@ pub struct Link {
     sealed: AtomicBool,
     /// A node with a session, and a path that carries, when somebody last looked.
     reachable: AtomicBool,
+    /// See [`Link::mtu`].
+    mtu: AtomicU16,
     account: Mutex<Account>,
     rx_packets: AtomicU64,
     rx_bytes: AtomicU64,
@@ -159,6 +162,9 @@ pub struct HubLeg {
     pub seen_at: Option<SocketAddr>,
     /// It was said that the leg carries.
     pub shown_up: bool,
+    /// What passes, and to which endpoint of the hub that was measured.
+    pub mtu: PathMtu,
+    pub(crate) measured_to: Option<SocketAddr>,
 }
 
 /// How a hub stands, for choosing one without its lock.
@@ -220,6 +226,10 @@ pub struct LegStatus {
     pub rtt: Option<Duration>,
     /// The share of probes that is lost, 0 to 1.
     pub loss: f32,
+    /// The largest packet in bytes that is taken to pass.
+    pub mtu: u16,
+    /// It was seen to pass.
+    pub measured: bool,
 }
 
 impl PeerSettings {
@@ -262,6 +272,8 @@ impl Link {
                 draining: false,
                 seen_at: None,
                 shown_up: false,
+                mtu: PathMtu::new(now),
+                measured_to: None,
             })),
             (true, false, PeerKind::Node) if peer.sealing != Sealing::Never => {
                 Kin::Node(Box::new(NodePeer::new(now, peer.endpoint)))
@@ -277,6 +289,7 @@ impl Link {
             routed_via: AtomicU32::new(NO_HUB),
             sealed: AtomicBool::new(false),
             reachable: AtomicBool::new(false),
+            mtu: AtomicU16::new(u16::MAX),
             account: Mutex::default(),
             rx_packets: AtomicU64::new(0),
             rx_bytes: AtomicU64::new(0),
@@ -345,6 +358,13 @@ impl Link {
         self.reachable.swap(reachable, Relaxed) != reachable
     }
 
+    /// The largest packet in bytes that is taken to pass on the way to this peer: to a node on the path in use, to a hub on the
+    /// leg, to a hub's member by what that has measured. The device's MTU is another limit.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.mtu.load(Relaxed)
+    }
+
     /// Packets that went into the tunnel so far.
     #[must_use]
     pub fn sent_packets(&self) -> u64 {
@@ -365,6 +385,8 @@ impl Link {
                         draining: leg.draining,
                         rtt: leg.prober.rtt(),
                         loss: leg.prober.loss(),
+                        mtu: leg.mtu.size(),
+                        measured: leg.mtu.known().is_some(),
                     })
                 }
                 _ => None,
@@ -416,9 +438,16 @@ impl std::ops::DerefMut for LinkGuard<'_> {
 impl Drop for LinkGuard<'_> {
     fn drop(&mut self) {
         self.link.session.store(self.state.tunnel.has_session(), Relaxed);
-        if let Kin::Node(node) = &self.state.kin {
-            self.link.sealed.store(node.sealed, Relaxed);
-        }
+        let mtu = match &self.state.kin {
+            Kin::Plain => u16::MAX,
+            Kin::Hub(leg) => leg.mtu.size(),
+            Kin::Member(seat) => seat.mtu,
+            Kin::Node(node) => {
+                self.link.sealed.store(node.sealed, Relaxed);
+                node.mtu
+            }
+        };
+        self.link.mtu.store(mtu, Relaxed);
         let counters = [
             (&self.link.tx_packets, self.sent.0),
             (&self.link.tx_bytes, self.sent.1),

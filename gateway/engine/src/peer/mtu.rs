@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// 8200 section 5).
 pub const BASE: u16 = 1_200;
 
+/// Set in the number of a probe whose size is what it asks.
+pub const SIZE_PROBE: u32 = 1 << 31;
+
 /// What passes an Ethernet link of 1,500, sealed and in UDP over IPv6: the first guess below larger sizes.
 const ETHERNET: u16 = 1_420;
 

@@ -1,7 +1,8 @@
 //! Another node, as this node sees it: its paths, the session that tries direct ones, and what each has told the other.
 
 use crate::peer::PeerIndex;
-use crate::peer::path::{Candidate, Leg, Paths, Way};
+use crate::peer::mtu::SIZE_PROBE;
+use crate::peer::path::{Candidate, Leg, MAX_CANDIDATES, Paths, Way};
 use crate::peer::probe::{PACE, Prober};
 use crate::peer::tunnel::Tunnel;
 use std::net::SocketAddr;
@@ -28,11 +29,15 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// A hub's word that the peer has no end-to-end sessions counts this long.
 const PLAIN_FOR: Duration = Duration::from_secs(5);
 
-/// Bits of a direct probe's number that say which candidate it went to.
+/// Bits of a direct probe's number that say which candidate it went to, above those that count.
 const CANDIDATE_SHIFT: u32 = 28;
+const CANDIDATE: u32 = 7;
+const COUNT: u32 = (1 << CANDIDATE_SHIFT) - 1;
+
+const _: () = assert!(MAX_CANDIDATES <= CANDIDATE as usize + 1);
 
 /// Another node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct NodePeer {
     /// The ways to it.
     pub paths: Paths,
@@ -49,6 +54,25 @@ pub struct NodePeer {
     /// Packets sent when last looked, and when there were new ones.
     sent: (u64, Option<Instant>),
     last_from: Option<SocketAddr>,
+    /// The largest packet in bytes that is taken to pass the path in use.
+    pub mtu: u16,
+}
+
+impl Default for NodePeer {
+    fn default() -> Self {
+        Self {
+            paths: Paths::default(),
+            tries: None,
+            quiet: None,
+            sealed: false,
+            plain_via: None,
+            told: Told::default(),
+            told_listeners: Told::default(),
+            sent: (0, None),
+            last_from: None,
+            mtu: u16::MAX,
+        }
+    }
 }
 
 /// What is to be thought of a peer.
@@ -213,7 +237,7 @@ impl NodePeer {
         prober.set_pace(pace);
         let number = prober.poll(now).1?;
         candidate.tries = if prober.is_up() { 0 } else { candidate.tries + 1 };
-        Some((number & ((1 << CANDIDATE_SHIFT) - 1) | (place as u32) << CANDIDATE_SHIFT, candidate.address))
+        Some((number & COUNT | (place as u32) << CANDIDATE_SHIFT, candidate.address))
     }
 
     /// There is no session to probe the candidates in. One that was up is asked in vain, and so is down in a moment: nobody
@@ -224,12 +248,30 @@ impl NodePeer {
         }
     }
 
-    /// A direct probe was answered.
-    pub fn tried(&mut self, now: Instant, number: u32) {
-        let place = (number >> CANDIDATE_SHIFT) as usize;
-        if let Some(candidate) = self.paths.candidates_mut().get_mut(place) {
-            candidate.prober.answered(now, number & ((1 << CANDIDATE_SHIFT) - 1));
+    /// The probe of the direct candidate's MTU that is due: its number, how large it must be, and where it goes. `most`: the
+    /// device's MTU.
+    pub fn size_candidate(
+        &mut self,
+        now: Instant,
+        place: usize,
+        most: u16,
+    ) -> Option<(u32, u16, SocketAddr)> {
+        let candidate = self.paths.candidates_mut().get_mut(place)?;
+        let prober = &candidate.prober;
+        let alive = prober.alive().filter(|_| prober.is_up());
+        let (number, size) = candidate.mtu.poll(now, most, alive, prober.patience())?;
+        Some((number & COUNT | (place as u32) << CANDIDATE_SHIFT | SIZE_PROBE, size, candidate.address))
+    }
+
+    /// A direct probe was answered; whether more passes now, or less, than was known.
+    pub fn tried(&mut self, now: Instant, number: u32) -> bool {
+        let place = (number >> CANDIDATE_SHIFT & CANDIDATE) as usize;
+        let Some(candidate) = self.paths.candidates_mut().get_mut(place) else { return false };
+        if number & SIZE_PROBE != 0 {
+            return candidate.mtu.answered(now, number & COUNT);
         }
+        candidate.prober.answered(now, number & COUNT);
+        false
     }
 
     /// When something is due with the direct candidates.
@@ -237,7 +279,9 @@ impl NodePeer {
     pub fn deadline(&self) -> Option<Instant> {
         let due = |candidate: &Candidate| {
             let active = candidate.prober.is_up() || candidate.tries < TRIES;
-            (active && self.tries.is_some()).then(|| candidate.prober.deadline())
+            let sized = candidate.prober.is_up().then(|| candidate.mtu.deadline());
+            (active && self.tries.is_some())
+                .then(|| sized.map_or(candidate.prober.deadline(), |at| at.min(candidate.prober.deadline())))
         };
         let direct = self.paths.candidates().iter().filter_map(due).min();
         let quiet = self.quiet.as_ref().map(Prober::deadline);

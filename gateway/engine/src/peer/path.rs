@@ -6,6 +6,7 @@
 
 use crate::control::{HubId, Whereabouts};
 use crate::peer::PeerIndex;
+use crate::peer::mtu::PathMtu;
 use crate::peer::probe::Prober;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -66,6 +67,10 @@ pub struct Leg {
     pub rtt: Duration,
     /// When it was last known to carry.
     pub alive: Option<Instant>,
+    /// The largest packet in bytes that is taken to pass.
+    pub mtu: u16,
+    /// It was seen to pass.
+    pub measured: bool,
 }
 
 /// Where an address was learnt.
@@ -88,6 +93,8 @@ pub struct Candidate {
     pub source: Source,
     /// Its probes, in the session that tries direct paths.
     pub prober: Prober,
+    /// What passes it.
+    pub mtu: PathMtu,
     /// Probes since it was last worth trying.
     pub tries: u32,
     /// When the path was taken into use.
@@ -96,7 +103,7 @@ pub struct Candidate {
 
 impl Candidate {
     fn new(now: Instant, address: SocketAddr, source: Source) -> Self {
-        Self { address, source, prober: Prober::new(now), tries: 0, used: None }
+        Self { address, source, prober: Prober::new(now), mtu: PathMtu::new(now), tries: 0, used: None }
     }
 
     /// `probed`: the peer answers probes of direct paths.
@@ -316,6 +323,28 @@ impl Paths {
     #[must_use]
     pub fn carries(&self, now: Instant, legs: &[Leg]) -> bool {
         self.current.is_some_and(|current| self.ways(now, legs).any(|state| state.way == current && state.up))
+    }
+
+    /// The largest packet in bytes that is taken to pass the way in use: on both legs, when that is through a hub.
+    #[must_use]
+    pub fn mtu(&self, legs: &[Leg]) -> u16 {
+        self.current.map_or(u16::MAX, |way| self.mtu_of(way, legs))
+    }
+
+    /// The largest packet in bytes that is taken to pass this way.
+    #[must_use]
+    pub fn mtu_of(&self, way: Way, legs: &[Leg]) -> u16 {
+        match way {
+            Way::Direct(address) => {
+                let candidate = self.candidates.iter().find(|candidate| candidate.address == address);
+                candidate.map_or(u16::MAX, |candidate| candidate.mtu.size())
+            }
+            Way::Via(hub) => legs.iter().find(|leg| leg.hub == hub).map_or(u16::MAX, |leg| {
+                let theirs =
+                    self.told.as_ref().and_then(|told| told.hubs().find(|reach| reach.hub == leg.id)?.mtu);
+                leg.mtu.min(theirs.unwrap_or(u16::MAX))
+            }),
+        }
     }
 
     /// Where datagrams go on this way.

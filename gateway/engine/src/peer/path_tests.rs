@@ -19,13 +19,15 @@ fn leg(hub: PeerIndex, rtt: u64) -> Leg {
         draining: false,
         rtt: ms(rtt),
         alive: None,
+        mtu: 1420,
+        measured: false,
     }
 }
 
 fn reach(hubs: &[(PeerIndex, bool)], revision: u32) -> Whereabouts {
     let mut told = Whereabouts::new(revision);
     for &(hub, up) in hubs {
-        told.add_hub(HubReach { hub: HubId(hub.into()), up, draining: false, rtt: ms(1) });
+        told.add_hub(HubReach { hub: HubId(hub.into()), up, draining: false, rtt: ms(1), mtu: None });
     }
     told
 }

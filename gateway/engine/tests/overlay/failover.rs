@@ -166,7 +166,7 @@ fn hubs_that_see_different_members_are_used_for_whom_they_see() {
 }
 
 /// Nodes that can reach each other directly, know where they are, and tell each other.
-fn neighbours() -> Cluster {
+pub fn neighbours() -> Cluster {
     let mut c = cold_cluster(1, Sealing::Required);
     c.world.walls.clear();
     for (n, id) in c.nodes.iter().enumerate() {

@@ -16,6 +16,7 @@ mod gateway;
 mod hostile;
 mod listeners;
 mod many;
+mod mtu;
 mod packets;
 mod peers;
 mod properties;

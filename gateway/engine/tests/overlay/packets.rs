@@ -151,3 +151,14 @@ pub fn reassembled(fragments: &[Vec<u8>]) -> Vec<u8> {
     }
     whole
 }
+
+/// A SYN that offers this maximum segment size, and may not be fragmented.
+pub fn syn_with_mss(source: Ipv4Addr, destination: Ipv4Addr, mss: u16) -> Vec<u8> {
+    let mut tcp = TcpHeader::new(40_000, 1433, 1000, 64_000);
+    tcp.syn = true;
+    tcp.set_options(&[etherparse::TcpOptionElement::MaximumSegmentSize(mss)]).unwrap();
+    let length = tcp.header_len() as u16;
+    let header = Ipv4Header::new(length, 64, IpNumber::TCP, source.octets(), destination.octets()).unwrap();
+    tcp.checksum = tcp.calc_checksum_ipv4(&header, &[]).unwrap();
+    with_header(header, &tcp.to_bytes())
+}

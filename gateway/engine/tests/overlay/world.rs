@@ -46,6 +46,8 @@ pub struct World {
     flying: VecDeque<Datagram>,
     /// From the one to the other nothing arrives.
     cut: Vec<(SocketAddr, SocketAddr)>,
+    /// Links, each way, and the largest datagram that passes. What is larger vanishes: nobody says so.
+    narrow: Vec<(SocketAddr, SocketAddr, usize)>,
     /// Between these nothing arrives either, whatever is mended: they are behind their NATs.
     pub walls: HashSet<(SocketAddr, SocketAddr)>,
     /// These neither do nor hear anything.
@@ -60,6 +62,7 @@ impl World {
             sent: Vec::new(),
             flying: VecDeque::new(),
             cut: Vec::new(),
+            narrow: Vec::new(),
             walls: HashSet::new(),
             dead: Vec::new(),
         }
@@ -170,7 +173,7 @@ impl World {
     fn take(&mut self, id: Id, out: &Output) {
         let party = &mut self.parties[id];
         party.inbox.extend(out.host.iter().map(|(_, packet)| packet.to_vec()));
-        for (to, bytes) in out.net.iter() {
+        for (to, bytes) in out.net.iter().chain(out.whole.iter()) {
             let datagram = Datagram { from: party.at, to, bytes: bytes.to_vec() };
             self.sent.push(datagram.clone());
             self.flying.push_back(datagram);
@@ -184,7 +187,8 @@ impl World {
             steps += 1;
             assert!(steps < 100_000, "the overlay talks to itself for ever");
             let way = (datagram.from, datagram.to);
-            if self.cut.contains(&way) || self.walls.contains(&way) {
+            let lost = |&(from, to, most)| (from, to) == way && datagram.bytes.len() > most;
+            if self.cut.contains(&way) || self.walls.contains(&way) || self.narrow.iter().any(lost) {
                 continue;
             }
             let to = self.parties.iter().position(|party| party.at == datagram.to);
@@ -270,12 +274,24 @@ impl World {
         self.cut.extend([(a, b), (b, a)]);
     }
 
+    /// Between `a` and `b` nothing passes that is larger than `most` bytes of UDP payload.
+    pub fn narrow(&mut self, a: Id, b: Id, most: usize) {
+        self.narrow_one_way(a, b, most);
+        self.narrow_one_way(b, a, most);
+    }
+
+    /// As [`World::narrow`], from `a` to `b`.
+    pub fn narrow_one_way(&mut self, a: Id, b: Id, most: usize) {
+        self.narrow.push((self.parties[a].at, self.parties[b].at, most));
+    }
+
     /// From `a` to `b` nothing arrives.
     pub fn cut_one_way(&mut self, a: Id, b: Id) {
         self.cut.push((self.parties[a].at, self.parties[b].at));
     }
 
     pub fn mend(&mut self) {
+        self.narrow.clear();
         self.cut.clear();
     }
 

@@ -43,6 +43,10 @@ const TRAINS: usize = 4;
 /// How many trains in a row may be refused before the socket sends none any more. A single refusal may be the path's.
 const REFUSALS: u32 = 8;
 
+/// The least MTU in bytes of a link that IPv6 runs on (RFC 8200 section 5), less the headers of IPv6 and UDP: segments that small are
+/// not refused for their size.
+const LEAST_MTU: usize = 1_280 - 40 - 8;
+
 /// How often a full socket is waited for before what is left of the run is dropped, [`FULL_WAIT`] each.
 const FULL_RETRIES: u32 = 3;
 const FULL_WAIT: Duration = Duration::from_millis(2);
@@ -81,8 +85,8 @@ struct UnderlaySocket {
 /// What a socket has shown of trains.
 #[derive(Debug)]
 struct Trains {
-    /// Whether equal datagrams leave as trains.
-    cuts: AtomicBool,
+    /// Only of datagrams smaller than this leave trains; 0: none do.
+    below: AtomicUsize,
     /// Trains refused since the last one that was taken.
     refusals: AtomicU32,
 }
@@ -230,7 +234,7 @@ impl UnderlaySocket {
 
 impl Trains {
     fn new(cuts: bool) -> Self {
-        Self { cuts: AtomicBool::new(cuts), refusals: AtomicU32::new(0) }
+        Self { below: AtomicUsize::new(if cuts { usize::MAX } else { 0 }), refusals: AtomicU32::new(0) }
     }
 
     /// Sends the datagrams at positions `run`, all of one family, through the socket of these trains.
@@ -250,7 +254,9 @@ impl Trains {
             let mut counts = [0_usize; MAX_MESSAGES];
             let (mut next, mut slots) = (at, counts.iter_mut());
             let messages = std::iter::from_fn(|| {
-                let alone = next < single_until || !self.cuts.load(Ordering::Relaxed);
+                let below = self.below.load(Ordering::Relaxed);
+                let small = || batch.get(next).is_some_and(|(_, first)| first.len() < below);
+                let alone = next < single_until || !small();
                 let most = if alone { 1 } else { MAX_SEGMENTS.min(to - next) };
                 let train = batch.train(next, most, MAX_TRAIN).filter(|_| next < to)?;
                 *slots.next()? = train.count;
@@ -282,7 +288,7 @@ impl Trains {
                     Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT) => return Err(error),
                     code => match counts.first() {
                         Some(count) if *count > 1 && !is_unreachable(code) => {
-                            self.refused(code);
+                            self.refused(code, batch.get(at).map_or(0, |(_, first)| first.len()));
                             single_until = at + count;
                         }
                         Some(count) if *count > 1 => {
@@ -300,9 +306,10 @@ impl Trains {
         Ok(sent)
     }
 
-    /// Learns from the refusal of a train. A segment larger than the path takes is the path's affair (EMSGSIZE, and
-    /// EINVAL before Linux 6.14); a device that cannot add checksums says EIO; all else is final.
-    fn refused(&self, code: Option<i32>) {
+    /// Learns from the refusal of a train whose datagrams have `stride` bytes. A segment larger than the device takes is the path's
+    /// affair (EMSGSIZE, and EINVAL before Linux 6.14): smaller ones may well go, when the path's MTU is known. A device that cannot
+    /// add checksums says EIO; all else is final.
+    fn refused(&self, code: Option<i32>, stride: usize) {
         let refusals = match code {
             Some(libc::EMSGSIZE) => return,
             Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP) => REFUSALS,
@@ -310,8 +317,17 @@ impl Trains {
             // The destination's affair, or an earlier datagram's: its datagrams are about to be tried one by one.
             _ => return,
         };
-        if refusals >= REFUSALS && self.cuts.swap(false, Ordering::Relaxed) {
-            tracing::info!(?code, "the kernel refuses UDP segmentation; datagrams go singly from now on");
+        if refusals < REFUSALS {
+            return;
+        }
+        self.refusals.store(0, Ordering::Relaxed);
+        let below = if code == Some(libc::EINVAL) && stride > LEAST_MTU { stride } else { 0 };
+        if self.below.fetch_min(below, Ordering::Relaxed) > below {
+            tracing::info!(
+                ?code,
+                below,
+                "the kernel refuses UDP segmentation; larger datagrams go singly from now on"
+            );
         }
     }
 }
@@ -349,6 +365,31 @@ impl Transport for UdpTransport {
                 None => _ = self.common.counters.no_socket.fetch_add((end - at) as u64, Ordering::Relaxed),
             }
             at = end;
+        }
+        Ok(sent)
+    }
+
+    fn send_whole(&self, batch: &DatagramBatch) -> io::Result<usize> {
+        let mut sent = 0;
+        for (to, bytes) in batch.iter() {
+            let Some(one) = self.socket_for(to) else {
+                self.common.counters.no_socket.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            // "Don't fragment" is the socket's, and set for this moment only. What a packet thread sends by it meanwhile is not to be
+            // fragmented either, which it hardly ever would have been; a socket of its own would have to be read as well.
+            mmsg::allow_fragments(one.socket.as_fd(), to.is_ipv6(), false)?;
+            let result = one.socket.send_to(bytes, to);
+            mmsg::allow_fragments(one.socket.as_fd(), to.is_ipv6(), true)?;
+            match result {
+                Ok(_) => sent += 1,
+                // Larger than the device's own MTU: that is an answer as well.
+                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {}
+                Err(error) => {
+                    let counter = counter_of(&self.common.counters, error.raw_os_error());
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            }
         }
         Ok(sent)
     }
@@ -417,10 +458,8 @@ fn open(address: SocketAddr, beside: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
-        mmsg::allow_fragments(socket.as_fd(), true)?;
-    } else {
-        mmsg::allow_fragments(socket.as_fd(), false)?;
     }
+    mmsg::allow_fragments(socket.as_fd(), address.is_ipv6(), true)?;
     // The forced ones need CAP_NET_ADMIN; the plain ones are cut to net.core.[rw]mem_max without an error.
     if setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
         socket.set_recv_buffer_size(SOCKET_BUFFER)?;

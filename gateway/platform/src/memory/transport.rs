@@ -67,6 +67,10 @@ impl Transport for MemoryTransport {
         Ok(count)
     }
 
+    fn send_whole(&self, batch: &DatagramBatch) -> io::Result<usize> {
+        self.send_batch(batch)
+    }
+
     fn recv_batch(&self, batch: &mut DatagramBatch) -> io::Result<usize> {
         let mut queues = self.net.locked();
         let Some(queue) = queues.get_mut(&self.address) else { return Ok(0) };

@@ -171,6 +171,32 @@ impl Transport for UdpTransport {
         Ok(sent)
     }
 
+    fn send_whole(&self, batch: &DatagramBatch) -> io::Result<usize> {
+        let mut sent = 0;
+        for (to, bytes) in batch.iter() {
+            let one = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+            let Some(one) = one else {
+                self.counters.no_socket.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            // It is the socket's, and set for this moment only; what another thread sends meanwhile hardly ever is fragmented.
+            let _ = allow_fragments(&one.socket, to, false);
+            let result = one.socket.send_to(bytes, to);
+            let _ = allow_fragments(&one.socket, to, true);
+            match result {
+                Ok(_) => sent += 1,
+                // Larger than the interface's own MTU: that is an answer as well.
+                Err(error) if error.raw_os_error() == Some(WSAEMSGSIZE) => {}
+                Err(error) if error.raw_os_error() == Some(WSAENOTSOCK) => return Err(error),
+                Err(error) => {
+                    let counter = counter_of(&self.counters, error.raw_os_error());
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(sent)
+    }
+
     fn recv_batch(&self, batch: &mut DatagramBatch) -> io::Result<usize> {
         // In turn, so that one family cannot starve the other.
         let v6_first = self.v6_first.fetch_xor(true, Ordering::Relaxed);
@@ -209,11 +235,7 @@ impl UnderlaySocket {
         let trains =
             UdpSocketState::new(UdpSockRef::from(&socket)).ok().filter(|state| state.max_gso_segments() > 1);
         // quinn-udp forbids fragments; a path with a smaller MTU would then lose what it cannot carry whole.
-        let (level, option) = match address {
-            SocketAddr::V4(_) => (IPPROTO_IP, IP_DONTFRAGMENT),
-            SocketAddr::V6(_) => (IPPROTO_IPV6, IPV6_DONTFRAG),
-        };
-        let _ = set_option(raw, level, option, 0);
+        let _ = allow_fragments(&socket, address, true);
         let arrived = Event::new()?;
         // SAFETY: socket and event are open, and both live as long as what is made here.
         if unsafe { WSAEventSelect(raw, arrived.handle() as isize, FD_READ as i32) } != 0 {
@@ -285,6 +307,15 @@ fn patiently(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
             done => return done,
         }
     }
+}
+
+/// Whether what the socket sends may be fragmented on its way (`IP_DONTFRAGMENT`, `IPV6_DONTFRAG`). `address`: of the socket's family.
+fn allow_fragments(socket: &UdpSocket, address: SocketAddr, allowed: bool) -> io::Result<()> {
+    let (level, option) = match address {
+        SocketAddr::V4(_) => (IPPROTO_IP, IP_DONTFRAGMENT),
+        SocketAddr::V6(_) => (IPPROTO_IPV6, IPV6_DONTFRAG),
+    };
+    set_option(socket.as_raw_socket() as SOCKET, level, option, (!allowed).into())
 }
 
 fn set_option(socket: SOCKET, level: i32, option: i32, value: i32) -> io::Result<()> {

@@ -6,6 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+/// Bytes of the largest datagram over IPv6 that a link of 1,280 takes (RFC 8200 section 5).
+pub const NARROW: usize = 1_280 - 40 - 8;
+
 /// The place of a party in the simulation.
 pub type PartyId = usize;
 
@@ -69,6 +72,8 @@ pub struct Net {
     pub weather: Weather,
     /// From the first nothing comes to the second.
     pub cuts: BTreeSet<(PartyId, PartyId)>,
+    /// Behind a link that larger datagrams than [`NARROW`] do not pass, and nobody says so.
+    pub narrow: BTreeSet<PartyId>,
     at: HashMap<SocketAddr, PartyId>,
     rng: Rng,
 }
@@ -80,6 +85,7 @@ impl Net {
             nats,
             weather: Weather::CALM,
             cuts: BTreeSet::new(),
+            narrow: BTreeSet::new(),
             at: HashMap::new(),
             rng: Rng::with_seed(seed),
         };
@@ -168,6 +174,10 @@ impl Net {
             return None;
         }
         if flight.sender.is_some_and(|sender| self.cuts.contains(&(sender, id))) {
+            return None;
+        }
+        let behind = |id| self.narrow.contains(&id);
+        if flight.bytes.len() > NARROW && (behind(id) || flight.sender.is_some_and(behind)) {
             return None;
         }
         Some((id, self.attachments[id].latency))

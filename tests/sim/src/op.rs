@@ -62,6 +62,8 @@ pub enum Op {
         to: PartyId,
         both: bool,
     },
+    /// From now on this one sits behind a link that takes no large datagrams.
+    Narrow(PartyId),
     /// Those whose bit is set cannot speak with those whose bit is not.
     Partition(u32),
     Crash(PartyId),
@@ -166,6 +168,11 @@ impl Ops<'_> {
         for _ in 0..self.rng.usize(1..=3) {
             let weather = weather(self.rng);
             self.push(Op::Weather(weather));
+            // Drawn aside: all else stays as it was before there were narrow links.
+            let mut aside = self.rng.clone();
+            if aside.u8(0..3) == 0 {
+                self.push(Op::Narrow(aside.usize(..self.plans.len())));
+            }
             if self.rng.bool() {
                 let pace = Duration::from_millis(self.rng.u64(100..2000));
                 self.push(Op::Beats(Some(pace)));

@@ -139,6 +139,67 @@ pub fn read(packet: &[u8]) -> Seen {
     }
 }
 
+/// Most packets whose fragments a host holds.
+const HELD: usize = 64;
+
+/// A host's reassembly (RFC 791 section 3.2): what a gateway has cut comes together again.
+#[derive(Debug, Default)]
+pub struct Reassembly {
+    /// By the first bytes of the header that all fragments share: identification, protocol, addresses.
+    parts: Vec<([u8; 11], Vec<Vec<u8>>)>,
+}
+
+impl Reassembly {
+    /// Takes a packet: gives it back when it is whole, or what it was the last missing fragment of.
+    pub fn take(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
+        let flags = packet.get(6..8).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+        if packet.len() < 20 || flags & 0x3fff == 0 {
+            return Some(packet.to_vec());
+        }
+        let mut key = [0; 11];
+        key[..2].copy_from_slice(&packet[4..6]);
+        key[2] = packet[9];
+        key[3..].copy_from_slice(&packet[12..20]);
+        let place = self.parts.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
+            if self.parts.len() >= HELD {
+                self.parts.remove(0);
+            }
+            self.parts.push((key, Vec::new()));
+            self.parts.len() - 1
+        });
+        let parts = &mut self.parts[place].1;
+        parts.push(packet.to_vec());
+        let whole = join(parts)?;
+        self.parts.remove(place);
+        Some(whole)
+    }
+}
+
+/// The packet that these are all the fragments of.
+fn join(parts: &[Vec<u8>]) -> Option<Vec<u8>> {
+    let word = |part: &[u8], at: usize| u16::from_be_bytes([part[at], part[at + 1]]);
+    let offset = |part: &[u8]| usize::from(word(part, 6) & 0x1fff) * 8;
+    let last = parts.iter().find(|part| word(part, 6) & 0x2000 == 0)?;
+    let total = offset(last) + last.len() - 20;
+    let (mut body, mut filled) = (vec![0; total], vec![false; total]);
+    for part in parts {
+        let at = offset(part);
+        body.get_mut(at..at + part.len() - 20)?.copy_from_slice(&part[20..]);
+        filled[at..at + part.len() - 20].fill(true);
+    }
+    if !filled.iter().all(|filled| *filled) {
+        return None;
+    }
+    let first = parts.iter().find(|part| offset(part) == 0)?;
+    let mut packet = [&first[..20], &body].concat();
+    packet[2..4].copy_from_slice(&((total + 20) as u16).to_be_bytes());
+    packet[6..8].fill(0);
+    packet[10..12].fill(0);
+    let checksum = sum(&packet[..20], 0);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    Some(packet)
+}
+
 /// Whether `bytes` hold plaintext.
 pub fn shows_plaintext(bytes: &[u8]) -> bool {
     bytes.windows(MARKER.len()).any(|window| window == MARKER)
@@ -155,6 +216,19 @@ mod tests {
             let made = probe(kind, 123_456, a, b, 100);
             assert_eq!(read(&made), Seen::Probe { id: 123_456, source: a, destination: b }, "{kind:?}");
             assert!(shows_plaintext(&made));
+            let mut host = Reassembly::default();
+            assert_eq!(host.take(&made), Some(made.clone()));
+            let (head, body) = made.split_at(20);
+            let cut = |from: usize, to: usize| {
+                let more = if to < body.len() { 0x20 } else { 0 };
+                let mut part = [head, &body[from..to]].concat();
+                part[2..4].copy_from_slice(&((to - from + 20) as u16).to_be_bytes());
+                part[6..8].copy_from_slice(&[more, (from / 8) as u8]);
+                part
+            };
+            assert_eq!(host.take(&cut(48, body.len())), None);
+            assert_eq!(host.take(&cut(0, 24)), None);
+            assert_eq!(host.take(&cut(24, 48)).as_deref().map(read), Some(read(&made)));
             for at in 0..made.len() {
                 let mut other = made.clone();
                 other[at] ^= 1;

@@ -1,6 +1,7 @@
 //! A party: one engine, its host, and what can befall them.
 
 use crate::memory::measured;
+use crate::packet::Reassembly;
 use crate::scenario::{Plan, Role, address};
 use engine::Engine;
 use std::collections::BTreeSet;
@@ -54,6 +55,8 @@ pub struct Party {
     pub traffic: Traffic,
     /// How often it was started.
     pub starts: u64,
+    /// What its host has of packets that came in fragments.
+    pub fragments: Reassembly,
 }
 
 impl Party {
@@ -77,6 +80,7 @@ impl Party {
             memory: 0,
             traffic: Traffic::default(),
             starts: 0,
+            fragments: Reassembly::default(),
         }
     }
 

@@ -366,7 +366,8 @@ impl Sim {
     }
 
     fn host_receives(&mut self, id: PartyId, bytes: &[u8]) {
-        let seen = packet::read(bytes);
+        let Some(whole) = self.parties[id].fragments.take(bytes) else { return };
+        let seen = packet::read(&whole);
         self.trace.note(self.now, (id as u64) << 40 | bytes.len() as u64);
         self.trace.line(self.now, &self.parties[id].plan.name, || format!("host receives {seen:?}"));
         match self.ledger.received(self.now, id, &self.parties, &seen) {
@@ -478,6 +479,7 @@ impl Sim {
                     }
                 }
             }
+            Op::Narrow(id) => _ = self.net.narrow.insert(id),
             Op::Crash(id) => self.parties[id].stop(),
             Op::Restart(id, offset) if self.parties[id].life == Life::Down => self.start(id, offset),
             Op::Restart(..) => {}
@@ -576,6 +578,7 @@ impl Sim {
             }
         }
         self.net.cuts.retain(|_| rng.u8(..) >= chance);
+        self.net.narrow.retain(|_| rng.u8(..) >= chance);
     }
 
     fn send(&mut self, from: PartyId, aim: Aim, what: (Kind, usize, usize)) {

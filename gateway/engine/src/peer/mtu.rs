@@ -3,7 +3,7 @@
 //!
 //! At first the device's own MTU is taken to pass, and that is asked at once: on most paths one probe is all. When it stays
 //! unanswered while small probes are answered, the size falls to [`BASE`] and rises again as larger probes come through. The size
-//! in use is confirmed every few seconds, and what did not pass is tried again after ten minutes.
+//! in use is confirmed every few seconds, and what did not pass is tried again from time to time.
 //!
 //! Only probes are sent with "don't fragment". Packets are cut to the size that was found, and should the path shrink, IPv4 routers
 //! fragment their datagrams until that is noticed.
@@ -32,7 +32,9 @@ const GRAIN: u16 = 4;
 /// Between two confirmations of the size in use.
 const CONFIRM: Duration = Duration::from_secs(5);
 
-/// A size that did not pass is tried again after this long (RFC 8899 section 5.1.1, PMTU_RAISE_TIMER).
+/// A size that did not pass is tried again, first after this long: it may have been loss; then after twice as long each time, up to
+/// the last (RFC 8899 section 5.1.1, PMTU_RAISE_TIMER).
+const RAISE_FIRST: Duration = Duration::from_secs(15);
 const RAISE: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,6 +60,7 @@ pub struct PathMtu {
     misses: u32,
     next: Instant,
     raise: Option<Instant>,
+    pause: Duration,
 }
 
 impl PathMtu {
@@ -74,6 +77,7 @@ impl PathMtu {
             misses: 0,
             next: now,
             raise: None,
+            pause: RAISE_FIRST,
         }
     }
 
@@ -132,6 +136,7 @@ impl PathMtu {
         }
         if self.raise.is_some_and(|at| now >= at) {
             (self.raise, self.beyond) = (None, Some(self.most.saturating_add(1)));
+            self.pause = (self.pause * 2).min(RAISE);
         }
         let size = self.beyond.map_or(self.size, |beyond| self.guess(beyond));
         self.number = self.number.wrapping_add(1);
@@ -175,7 +180,7 @@ impl PathMtu {
         if in_use {
             // Not even the size in use passes. BASE is not asked for: there is nothing smaller to fall back on.
             self.size = BASE.min(self.most);
-            self.confirmed = false;
+            (self.confirmed, self.raise, self.pause) = (false, None, RAISE_FIRST);
         }
         self.beyond = Some(size);
         self.narrowed(now);
@@ -190,7 +195,7 @@ impl PathMtu {
         if done {
             self.beyond = None;
             self.next = now + CONFIRM;
-            self.raise = (self.size < self.most).then(|| self.raise.unwrap_or(now + RAISE));
+            self.raise = (self.size < self.most).then(|| self.raise.unwrap_or(now + self.pause));
         }
     }
 }

@@ -19,6 +19,7 @@ mod left_behind;
 mod listeners;
 mod members;
 mod membership;
+mod mtu;
 mod paths;
 mod reload;
 mod service_manager;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         left_behind::cases(),
         members::cases(),
         membership::cases(),
+        mtu::cases(),
         paths::cases(),
         gateway_icmp::cases(),
         listeners::cases(),

@@ -26,6 +26,9 @@ const PROBES: u32 = 3;
 /// As above for a size that has passed before: to give it up costs throughput, so loss must not look like it.
 const PROBES_OF_CONFIRMED: u32 = 5;
 
+/// How many probes that count as lost are remembered.
+const REMEMBERED: usize = 4;
+
 /// The search ends when what passes and what does not are this close.
 const GRAIN: u16 = 4;
 
@@ -56,6 +59,8 @@ pub struct PathMtu {
     /// While searching: the smallest that is known not to pass.
     beyond: Option<u16>,
     flying: Option<Flying>,
+    /// The last ones that counted as lost: an answer may only be late.
+    overdue: [Option<Flying>; REMEMBERED],
     number: u32,
     misses: u32,
     next: Instant,
@@ -73,6 +78,7 @@ impl PathMtu {
             confirmed: false,
             beyond: None,
             flying: None,
+            overdue: [None; REMEMBERED],
             number: 0,
             misses: 0,
             next: now,
@@ -147,12 +153,19 @@ impl PathMtu {
 
     /// A probe was answered; whether that has changed the size.
     pub fn answered(&mut self, now: Instant, number: u32) -> bool {
-        let Some(flying) = self.flying.take_if(|flying| flying.number == number) else { return false };
+        let asked = |flying: &mut Flying| flying.number == number;
+        let late = || self.overdue.iter_mut().find_map(|place| place.take_if(asked));
+        let Some(flying) = self.flying.take_if(asked).or_else(late) else { return false };
         let before = (self.size, self.confirmed);
         (self.misses, self.confirmed) = (0, true);
         self.size = self.size.max(flying.size);
-        self.next = now;
-        self.narrowed(now);
+        if self.beyond.is_some_and(|beyond| beyond <= self.size) {
+            self.beyond = Some(self.most.saturating_add(1));
+        }
+        if self.flying.is_none() {
+            self.next = now;
+            self.narrowed(now);
+        }
         (self.size, self.confirmed) != before
     }
 
@@ -168,7 +181,9 @@ impl PathMtu {
     }
 
     fn missed(&mut self, now: Instant, size: u16) {
-        self.flying = None;
+        if let Some(place) = self.overdue.get_mut(self.number as usize % REMEMBERED) {
+            *place = self.flying.take();
+        }
         self.misses += 1;
         self.next = now;
         let in_use = self.beyond.is_none();

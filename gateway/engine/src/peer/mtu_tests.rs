@@ -123,6 +123,25 @@ fn a_probe_counts_as_lost_only_when_a_small_one_has_passed_since() {
 }
 
 #[test]
+fn answers_that_are_late_count_as_answers() {
+    let (mut mtu, start) = (PathMtu::new(Instant::now()), Instant::now());
+    let (mut now, mut flying) = (start, std::collections::VecDeque::new());
+    // Small ones are quick, large ones take 900 ms, three times as long as anybody waits for them.
+    while now - start < seconds(60) {
+        if let Some((number, size)) = mtu.poll(now, 1420, Some(now), PATIENCE) {
+            flying.push_back((now + Duration::from_millis(900), number, size));
+        }
+        while let Some((_, number, size)) = flying.pop_front_if(|(at, ..)| *at <= now) {
+            if size <= 1300 {
+                mtu.answered(now, number);
+            }
+        }
+        now += Duration::from_millis(10);
+    }
+    assert!((1297..=1300).contains(&mtu.size()), "{}", mtu.size());
+}
+
+#[test]
 fn loss_does_not_look_like_a_small_path() {
     let (mut path, mut mtu) = (Path::new(1420), PathMtu::new(Instant::now()));
     path.run(&mut mtu, 1420, seconds(1));

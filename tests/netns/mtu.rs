@@ -29,12 +29,15 @@ const MB: usize = 1 << 20;
 const OVER_IPV4: u64 = 1_280 - 20 - 8 - 32;
 const OVER_IPV6: u64 = OVER_IPV4 - 20;
 
+/// The search is content with three bytes less, and the switch takes four more one way than the other.
+const SLACK: u64 = 7;
+
 /// Nothing larger than 1,280 bytes passes between this machine and all others: its switch drops it, which says nothing.
 fn narrow(world: &World, node: &Node, host: u8) {
     // The router's own interface keeps its MTU, once somebody has changed it; otherwise it takes that of the smallest port.
     world.ok("ip link set near mtu 1492");
     world.ok("ip link set near mtu 1500");
-    // A switch lets four bytes more pass, for a VLAN tag.
+    // One way a switch lets four bytes more pass, for a VLAN tag.
     world.ok(&format!("ip link set near{host} mtu 1276"));
     // A switch does not look at what the sender's network card is still to cut.
     node.ok("ethtool -K eth0 gso off tso off tx-udp-segmentation off");
@@ -54,7 +57,7 @@ fn mtu(overlay: &Overlay, slot: u8, peer: &str) -> Option<u64> {
 #[track_caller]
 fn found(overlay: &Overlay, slot: u8, peer: &str, most: u64) {
     until_in(Duration::from_secs(60), &format!("{slot} finds the MTU to {peer}"), || {
-        mtu(overlay, slot, peer).is_some_and(|mtu| (most - 3..=most).contains(&mtu))
+        mtu(overlay, slot, peer).is_some_and(|mtu| (most - SLACK..=most).contains(&mtu))
     });
 }
 
@@ -117,8 +120,9 @@ fn passes_100_mb(overlay: &Overlay, most: u64) {
         let mtu = mtu(overlay, from, &format!("cluster-{to}")).unwrap();
         let (from, to) = (overlay.node(from), overlay.node(to));
         let mss = transfer(&from.node, &to.node, to.address().parse().unwrap(), 100 * MB, || {});
-        // With timestamps, 12 bytes of each segment are options.
-        assert!(mss + 40 + 12 <= mtu && mss + 40 + 12 > mtu - 4, "segments of {mss} on a path of {mtu}");
+        // With timestamps, 12 bytes of each segment are options. The other node may have found a little less, and has its say as well.
+        let packet = mss + 40 + 12;
+        assert!((most - SLACK..=mtu).contains(&packet), "segments of {mss} on a path of {mtu}");
     }
     for (slot, peer) in [(56, "cluster-64"), (64, "cluster-56")] {
         let status = overlay.node(slot).gw().status();
@@ -185,7 +189,8 @@ fn a_connection_survives_the_move_to_a_narrow_path(world: &World) {
             let paths = paths.as_array().unwrap();
             paths.iter().find(|path| path["via"] == via).and_then(|path| path["mtu"].as_u64())
         };
-        of(HUB) == Some(1420) && of(SECOND_HUB).is_some_and(|mtu| (OVER_IPV4 - 3..=OVER_IPV4).contains(&mtu))
+        of(HUB) == Some(1420)
+            && of(SECOND_HUB).is_some_and(|mtu| (OVER_IPV4 - SLACK..=OVER_IPV4).contains(&mtu))
     });
     assert_eq!(overlay.hub_in_use(), HUB);
     let (from, to) = (overlay.node(56).node.clone(), overlay.node(64).node.clone());

@@ -1,4 +1,4 @@
-//! overlay-gw on real devices, in network namespaces: one hub, up to three nodes, TUN and TAP.
+//! overlay-gw on real devices, in network namespaces: mostly one hub and up to three nodes, TUN and TAP.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,6 +17,7 @@ mod gateway_icmp;
 mod harness;
 mod left_behind;
 mod listeners;
+mod many;
 mod members;
 mod membership;
 mod mtu;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         membership::cases(),
         mtu::cases(),
         paths::cases(),
+        many::cases(),
         gateway_icmp::cases(),
         listeners::cases(),
         tap::cases(),

@@ -38,11 +38,17 @@ impl Gateway {
     /// As [`Gateway::spawn`], after `prepare` has had its way with the command (environment, file descriptors).
     #[track_caller]
     pub fn spawn_with(node: &Node, arguments: &str, prepare: impl FnOnce(&mut Command)) -> Self {
-        Self::spawn_program(program(), node, arguments, prepare)
+        Self::spawn_command(program(), node, arguments, prepare)
+    }
+
+    /// As [`Gateway::spawn`], of another overlay-gw than the one under test; client commands are its own as well.
+    #[track_caller]
+    pub fn spawn_program(program: PathBuf, node: &Node, arguments: &str) -> Self {
+        Self::spawn_command(program, node, arguments, |_| {})
     }
 
     #[track_caller]
-    fn spawn_program(
+    fn spawn_command(
         program: PathBuf,
         node: &Node,
         arguments: &str,
@@ -59,13 +65,7 @@ impl Gateway {
     /// Starts the program with these arguments and waits for `ready`.
     #[track_caller]
     pub fn start(node: &Node, arguments: &str) -> Self {
-        Self::start_program(program(), node, arguments)
-    }
-
-    /// As [`Gateway::start`], of another overlay-gw than the one under test; client commands are its own as well.
-    #[track_caller]
-    pub fn start_program(program: PathBuf, node: &Node, arguments: &str) -> Self {
-        let mut gateway = Self::spawn_program(program, node, arguments, |_| {});
+        let mut gateway = Self::spawn(node, arguments);
         gateway.wait_ready();
         gateway
     }

@@ -137,6 +137,8 @@ fn direct(cases: &[Case]) -> ExitCode {
         }
         let _ = program();
     }
+    // What a test measures is said by its standard output.
+    let show = arguments.nocapture || full();
     let background = cases.iter().filter(|case| case.company == Company::Background).count();
     arguments.test_threads.get_or_insert(2 + background);
     let door = Arc::new(Door::default());
@@ -149,7 +151,7 @@ fn direct(cases: &[Case]) -> ExitCode {
     });
     let trial = |case: Case| {
         let door = Arc::clone(&door);
-        Trial::ignorable_test(case.title(), move || door.pass(case.company, || start(case)))
+        Trial::ignorable_test(case.title(), move || door.pass(case.company, || start(case, show)))
     };
     libtest_mimic::run(&arguments, cases.into_iter().map(trial).collect()).exit_code()
 }
@@ -182,8 +184,8 @@ impl Door {
     }
 }
 
-/// Starts the world of a test and waits for its end.
-fn start(case: Case) -> Result<Completion, Failed> {
+/// Starts the world of a test and waits for its end; `show`: prints what it said though it passes.
+fn start(case: Case, show: bool) -> Result<Completion, Failed> {
     let dir = target_dir()
         .parent()
         .unwrap_or(Path::new("target"))
@@ -231,8 +233,12 @@ fn start(case: Case) -> Result<Completion, Failed> {
         }
         thread::sleep(Duration::from_millis(5));
     };
-    let said = format!("{}{}", stdout.join().unwrap(), stderr.join().unwrap());
+    let stdout = stdout.join().unwrap();
+    let said = format!("{stdout}{}", stderr.join().unwrap());
     if status.success() {
+        if show {
+            print!("{stdout}");
+        }
         let _ = fs::remove_dir_all(&dir);
         return Ok(Completion::Completed);
     }

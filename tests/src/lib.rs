@@ -23,6 +23,7 @@ pub mod gateway;
 pub mod harness;
 pub mod host_state;
 pub mod keys;
+pub mod mesh;
 pub mod node;
 pub mod overlay;
 pub mod packet;

@@ -82,10 +82,17 @@ impl Member {
     /// As [`Member::start`], with more flags.
     #[track_caller]
     pub fn start_with(&mut self, flags: &str) {
+        self.spawn_with(flags);
+        self.gw_mut().wait_ready();
+    }
+
+    /// As [`Member::start_with`], without waiting for `ready`.
+    #[track_caller]
+    fn spawn_with(&mut self, flags: &str) {
         let config = self.write();
         let verb = if self.slot.is_some() { "up" } else { "hub" };
         self.gateway = None;
-        self.gateway = Some(Gateway::start_program(
+        self.gateway = Some(Gateway::spawn_program(
             self.program.clone(),
             &self.node,
             &format!("{verb} --config {} {flags}", config.display()),
@@ -139,7 +146,7 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Machines, keys and files for a hub (10.99.0.1) and nodes (10.99.0.`slot`) on the near underlay. Nothing is started.
+    /// Machines, keys and files for a hub (10.99.0.1) and nodes (10.99.0.`slot`; 10.99.0.3 for slot 0) on the near underlay. Nothing is started.
     #[track_caller]
     pub fn plan(world: &World, slots: &[u8]) -> Self {
         Self::plan_with_hub_on(world.node(HUB, 1), world, slots)
@@ -193,7 +200,8 @@ impl Overlay {
                         &format!("slot = {slot}"),
                     ],
                 );
-                let node = world.node(&name, slot);
+                // 10.99.0.0 is nobody's.
+                let node = world.node(&name, slot.max(3));
                 Member::new(&name, node, keys, file, Some(slot))
             })
             .collect();
@@ -262,6 +270,7 @@ impl Overlay {
             .map(|n| (n.name.clone(), n.keys.public.clone(), n.slot, n.node.ipv4()))
             .collect();
         for node in &mut self.nodes {
+            let mut routes = String::new();
             for (name, public, slot, at) in all.iter().filter(|other| other.0 != node.name) {
                 node.file.section(
                     "[[peers]]",
@@ -271,9 +280,11 @@ impl Overlay {
                         &format!("slot = {}", slot.unwrap_or_default()),
                     ],
                 );
-                if apart {
-                    node.node.ok(&format!("ip route add unreachable {at}/32"));
-                }
+                routes.push_str(&format!("route add unreachable {at}/32\n"));
+            }
+            if apart {
+                let batch = node.node.write("apart", &routes);
+                node.node.ok(&format!("ip -batch {}", batch.display()));
             }
         }
     }
@@ -321,6 +332,15 @@ impl Overlay {
             node.start();
         }
         self.wait_sessions();
+    }
+
+    /// Starts the hubs and the nodes all at once, and waits for the `ready` of each.
+    #[track_caller]
+    pub fn start_at_once(&mut self) {
+        let mut members: Vec<_> =
+            std::iter::once(&mut self.hub).chain(&mut self.second).chain(&mut self.nodes).collect();
+        members.iter_mut().for_each(|member| member.spawn_with(""));
+        members.iter_mut().for_each(|member| member.gw_mut().wait_ready());
     }
 
     /// Waits until each node has its session with the hub, and the hub with each node.

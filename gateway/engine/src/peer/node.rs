@@ -45,6 +45,8 @@ pub struct NodePeer {
     pub tries: Option<(Box<Tunnel>, u16)>,
     /// Asks whether it is there, while it is not heard.
     pub quiet: Option<Prober>,
+    /// The way by which it is asked.
+    asked_by: Option<Way>,
     /// There was an end-to-end session: from then on nothing goes to it, or comes from it, in any other way.
     pub sealed: bool,
     /// The hub that said that it has no end-to-end sessions, and until when that counts.
@@ -64,6 +66,7 @@ impl Default for NodePeer {
             paths: Paths::default(),
             tries: None,
             quiet: None,
+            asked_by: None,
             sealed: false,
             plain_via: None,
             told: Told::default(),
@@ -203,6 +206,10 @@ impl NodePeer {
             self.quiet = None;
             return Watched::Well;
         }
+        // What was asked by a way that has been left since says nothing of the way in use.
+        if self.asked_by != self.paths.current() {
+            (self.asked_by, self.quiet) = (self.paths.current(), None);
+        }
         let quiet = self.quiet.get_or_insert_with(|| Prober::trusting(now));
         match quiet.poll(now) {
             (Some(_), _) => {
@@ -303,7 +310,7 @@ impl NodePeer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::Whereabouts;
+    use crate::control::{HubReach, Whereabouts};
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -357,6 +364,28 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_is_silent_for_the_way_it_was_asked_by_is_asked_anew_by_the_next() {
+        let (mut node, start) = (NodePeer::default(), Instant::now());
+        node.paths.take(start, Way::Via(1), None);
+        let (mut now, mut sent, mut moved, mut asked) = (start + QUIET, 0, None, 0);
+        let given_up = loop {
+            (now, sent) = (now + ms(10), sent + 1);
+            match node.watch(now, sent, Some(start)) {
+                Watched::Well => {}
+                Watched::Ask(_) => asked += u32::from(moved.is_some()),
+                Watched::Gone => break now,
+            }
+            // Just before it would have been given up, its hub is found dead.
+            if moved.is_none() && now - start >= QUIET + ms(670) {
+                node.paths.take(now, Way::Via(2), None);
+                moved = Some(now);
+            }
+        };
+        let moved = moved.expect("it is not given up before");
+        assert!(asked >= 3 && given_up - moved >= PACE + QUIET, "{asked} {:?}", given_up - moved);
+    }
+
+    #[test]
     fn candidates_get_three_probes_each_and_rest_unless_one_answers() {
         let mut now = Instant::now();
         let mut node = NodePeer::new(now, Some(at(1)));
@@ -391,6 +420,29 @@ mod tests {
             }
         }
         assert!((35..=42).contains(&sent[&3]), "{} in 10 s, in use", sent[&3]);
+    }
+
+    #[test]
+    fn a_hub_that_comes_or_goes_is_no_reason_to_try_candidates_again_and_a_new_address_is() {
+        let mut now = Instant::now();
+        let mut node = NodePeer::new(now, None);
+        let mut tell = |now: &mut Instant, revision, addresses: std::ops::Range<u16>, hub_up| {
+            let mut told = Whereabouts::new(revision);
+            assert!(addresses.into_iter().all(|n| told.add_address(at(n))));
+            let hub = crate::control::HubId::of(&[7; 32]);
+            let reach = HubReach { hub, up: hub_up, draining: false, rtt: Duration::ZERO, mtu: None };
+            told.add_hub(reach);
+            assert!(node.paths.tell(*now, told, |_| true));
+            let mut sent = 0;
+            for _ in 0..100 {
+                *now += ms(50);
+                sent += (0..4).filter(|&place| node.try_candidate(*now, place).is_some()).count();
+            }
+            sent
+        };
+        assert_eq!(tell(&mut now, 1, 1..3, true), 6);
+        assert_eq!(tell(&mut now, 2, 1..3, false), 0);
+        assert_eq!(tell(&mut now, 3, 1..4, false), 9);
     }
 
     #[test]

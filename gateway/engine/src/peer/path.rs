@@ -246,12 +246,16 @@ impl Paths {
                 || candidate.prober.is_up()
                 || told.addresses().any(|address| address == candidate.address)
         });
+        let moved = self.told.is_none_or(|known| !known.addresses().eq(told.addresses()));
         for address in told.addresses().filter(|address| usable(*address)) {
             self.learn(now, address, Source::Told);
         }
-        // Both sides are told at about the same time: now is when probes meet (hole punching).
-        for candidate in &mut self.candidates {
-            candidate.tries = 0;
+        // Both sides are told at about the same time: now is when probes meet (hole punching). That only a hub has come or gone
+        // is no reason to try in vain once more.
+        if moved {
+            for candidate in &mut self.candidates {
+                candidate.tries = 0;
+            }
         }
         self.told = Some(told);
         true

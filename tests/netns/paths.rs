@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 use overlay_tests::case;
@@ -22,6 +22,9 @@ pub fn cases() -> Vec<Case> {
         case!(timed, a_hub_that_is_frozen_costs_at_most_one_beat),
         case!(timed, a_hub_whose_network_is_cut_costs_at_most_one_beat),
         case!(timed, one_direction_that_is_cut_costs_at_most_one_beat),
+        case!(timed, a_hub_that_restarts_with_empty_memory_costs_at_most_one_beat),
+        case!(timed, hubs_that_see_different_members_cost_at_most_one_beat),
+        case!(timed, both_hubs_that_are_lost_and_come_back_are_found_again),
         case!(timed, a_hub_that_is_drained_costs_nothing),
         case!(timed, a_drain_between_a_near_and_a_far_hub_costs_nothing),
     ]
@@ -70,42 +73,146 @@ impl Beats {
     }
 }
 
-/// Beats flow, something happens to the hub in use, and traffic goes on over the other.
-#[track_caller]
-fn survives(overlay: &mut Overlay, what: &str, most_beats: usize, fault: impl FnOnce(&mut Overlay, &str)) {
-    let before = overlay.hub_in_use();
-    let changes = |overlay: &Overlay| {
-        overlay.node(56).gw().status().peer("cluster-64").unwrap()["path_changes"].as_u64().unwrap()
-    };
-    let moved = changes(overlay);
-    let beats = Beats::start(overlay);
-    beats.0[2].1.wait_more(100);
-    fault(overlay, &before);
-    beats.0[2].1.wait_more(300);
-    thread::sleep(Duration::from_secs(1));
-    assert_ne!(overlay.hub_in_use(), before, "the path in use was the one that broke");
-    assert!(changes(overlay) > moved);
-    for (rate, tally) in beats.stop() {
-        println!(
-            "{what}: {rate}/s: {} of {} lost, longest gap {:?}",
-            tally.lost.len(),
-            tally.sent,
-            tally.longest_gap
-        );
-        let most = if rate == 1 { most_beats } else { most_beats * 100 };
-        assert!(tally.lost.len() <= most, "{what}, {rate}/s: {tally:?}");
+/// What each run of a fault has cost: for each of its flows the rate, the datagrams lost, and the longest time without one.
+#[derive(Default)]
+struct Costs(Vec<(u32, usize, Duration)>);
+
+impl Costs {
+    /// A row of a table: runs, then for each rate the median and the most of what a flow lost, then the longest gaps of the faster one.
+    fn print(&self, what: &str) {
+        let flows = |wanted: u32| self.0.iter().filter(move |(rate, ..)| *rate == wanted);
+        let lost = |rate| {
+            let mut lost: Vec<usize> = flows(rate).map(|(_, lost, _)| *lost).collect();
+            lost.sort_unstable();
+            format!("{} | {}", lost[lost.len() / 2], lost[lost.len() - 1])
+        };
+        let mut gaps: Vec<u128> = flows(100).map(|(_, _, gap)| gap.as_millis()).collect();
+        gaps.sort_unstable();
+        let runs = flows(1).count() / 2;
+        let (median, most) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+        println!("| {what} | {runs} | {} | {} | {median} ms | {most} ms |", lost(1), lost(100));
+    }
+
+    /// Beats flow and something happens to the hub in use, whose name is given.
+    #[track_caller]
+    fn of(
+        &mut self,
+        overlay: &mut Overlay,
+        what: &str,
+        most_beats: usize,
+        fault: impl FnOnce(&mut Overlay, &str),
+    ) {
+        let before = overlay.hub_in_use();
+        let beats = Beats::start(overlay);
+        beats.0[2].1.wait_more(100);
+        fault(overlay, &before);
+        beats.0[2].1.wait_more(300);
+        thread::sleep(Duration::from_secs(1));
+        for (rate, tally) in beats.stop() {
+            let most = if rate == 1 { most_beats } else { most_beats * 100 };
+            assert!(tally.lost.len() <= most, "{what}, {rate}/s: {tally:?}");
+            self.0.push((rate, tally.lost.len(), tally.longest_gap));
+        }
+    }
+
+    /// As [`Costs::of`], when traffic has to go on over the other hub.
+    #[track_caller]
+    fn survives(
+        &mut self,
+        overlay: &mut Overlay,
+        what: &str,
+        most_beats: usize,
+        fault: impl FnOnce(&mut Overlay, &str),
+    ) {
+        let before = overlay.hub_in_use();
+        let changes = |overlay: &Overlay| {
+            overlay.node(56).gw().status().peer("cluster-64").unwrap()["path_changes"].as_u64().unwrap()
+        };
+        let moved = changes(overlay);
+        self.of(overlay, what, most_beats, fault);
+        assert_ne!(overlay.hub_in_use(), before, "the path in use was the one that broke");
+        assert!(changes(overlay) > moved);
     }
 }
 
 fn a_hub_that_is_killed_costs_at_most_one_beat(world: &World) {
     let mut overlay = cluster(world);
+    let mut costs = Costs::default();
     for _ in 0..runs() {
-        survives(&mut overlay, "killed", 1, |overlay, hub| overlay.hub_mut(hub).take().kill());
+        costs.survives(&mut overlay, "killed", 1, |overlay, hub| overlay.hub_mut(hub).take().kill());
         let broken = if overlay.hub.runs() { SECOND_HUB } else { HUB };
         overlay.hub_mut(broken).start();
         overlay.wait_sessions();
         recovered(&overlay, broken);
     }
+    costs.print("killed");
+}
+
+fn a_hub_that_restarts_with_empty_memory_costs_at_most_one_beat(world: &World) {
+    let mut overlay = cluster(world);
+    let mut costs = Costs::default();
+    for _ in 0..runs() {
+        let hub = overlay.hub_in_use();
+        costs.of(&mut overlay, "restarted", 1, |overlay, hub| {
+            overlay.hub_mut(hub).take().kill();
+            overlay.hub_mut(hub).start();
+        });
+        recovered(&overlay, &hub);
+    }
+    costs.print("restarted with empty memory");
+}
+
+/// One hub loses one of two nodes, the other hub a third: those that still have a hub in common lose at most one beat.
+fn hubs_that_see_different_members_cost_at_most_one_beat(world: &World) {
+    let mut overlay = cluster(world);
+    let mut costs = Costs::default();
+    for _ in 0..runs() {
+        let hub = overlay.hub_in_use();
+        let other = if hub == HUB { SECOND_HUB } else { HUB };
+        let routes = |overlay: &mut Overlay, verb: &str| {
+            for (hub, node) in [(hub.as_str(), 64), (other, 72)] {
+                let machine = overlay.hub_mut(hub).node.clone();
+                machine.ok(&format!("ip route {verb} unreachable 10.99.0.{node}/32"));
+                overlay.node(node).node.ok(&format!("ip route {verb} unreachable {}/32", machine.ipv4()));
+            }
+        };
+        costs.survives(&mut overlay, "different members", 1, |overlay, _| routes(overlay, "add"));
+        overlay.node(72).node.reaches("172.16.8.57");
+        routes(&mut overlay, "del");
+        recovered(&overlay, &hub);
+        recovered(&overlay, other);
+    }
+    costs.print("hubs that see different members");
+}
+
+/// Nothing can arrive meanwhile; but nobody has to do anything for it to go on.
+fn both_hubs_that_are_lost_and_come_back_are_found_again(world: &World) {
+    let mut overlay = cluster(world);
+    let mut gaps = Vec::new();
+    for _ in 0..runs() {
+        let beats = Beats::start(&overlay);
+        beats.0[2].1.wait_more(100);
+        for hub in [HUB, SECOND_HUB] {
+            overlay.hub_mut(hub).take().kill();
+        }
+        for hub in [HUB, SECOND_HUB] {
+            overlay.hub_mut(hub).start();
+        }
+        let back = Instant::now();
+        for (_, flow) in &beats.0[2..] {
+            flow.wait_more(1);
+        }
+        gaps.push(back.elapsed().as_millis());
+        drop(beats);
+        recovered(&overlay, HUB);
+        recovered(&overlay, SECOND_HUB);
+    }
+    gaps.sort_unstable();
+    let (median, most) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    println!(
+        "both hubs lost and back, {} runs: traffic after {median} ms (median), {most} ms (most)",
+        gaps.len()
+    );
 }
 
 /// Waits until the leg of each node to that hub carries again.
@@ -127,46 +234,53 @@ fn recovered(overlay: &Overlay, hub: &str) {
 
 fn a_hub_that_is_frozen_costs_at_most_one_beat(world: &World) {
     let mut overlay = cluster(world);
+    let mut costs = Costs::default();
     for _ in 0..runs() {
         let hub = overlay.hub_in_use();
-        survives(&mut overlay, "frozen", 1, |overlay, hub| {
+        costs.survives(&mut overlay, "frozen", 1, |overlay, hub| {
             overlay.hub_mut(hub).gw_mut().process().signal(Signal::SIGSTOP);
         });
         overlay.hub_mut(&hub).gw_mut().process().signal(Signal::SIGCONT);
         recovered(&overlay, &hub);
     }
+    costs.print("frozen");
 }
 
 fn a_hub_whose_network_is_cut_costs_at_most_one_beat(world: &World) {
     let mut overlay = cluster(world);
+    let mut costs = Costs::default();
     for _ in 0..runs() {
         let hub = overlay.hub_in_use();
-        survives(&mut overlay, "network cut", 1, |overlay, hub| {
+        costs.survives(&mut overlay, "network cut", 1, |overlay, hub| {
             overlay.hub_mut(hub).node.ok("ip link set dev eth0 down");
         });
         overlay.hub_mut(&hub).node.ok("ip link set dev eth0 up");
         recovered(&overlay, &hub);
     }
+    costs.print("network cut");
 }
 
 fn one_direction_that_is_cut_costs_at_most_one_beat(world: &World) {
     let mut overlay = cluster(world);
+    let mut costs = Costs::default();
     for _ in 0..runs() {
         let hub = overlay.hub_in_use();
         // The hub hears the second node, which does not hear the hub.
-        survives(&mut overlay, "one direction cut", 1, |overlay, hub| {
+        costs.survives(&mut overlay, "one direction cut", 1, |overlay, hub| {
             overlay.hub_mut(hub).node.ok("ip route add unreachable 10.99.0.64/32");
         });
         overlay.hub_mut(&hub).node.ok("ip route del unreachable 10.99.0.64/32");
         recovered(&overlay, &hub);
     }
+    costs.print("one direction cut");
 }
 
 fn a_hub_that_is_drained_costs_nothing(world: &World) {
     let mut overlay = cluster(world);
+    let mut costs = Costs::default();
     for _ in 0..runs() {
         let hub = overlay.hub_in_use();
-        survives(&mut overlay, "drained", 0, |overlay, hub| {
+        costs.survives(&mut overlay, "drained", 0, |overlay, hub| {
             let said = overlay.hub_mut(hub).gw().client("hub drain --json").exits(0).json();
             assert_eq!((said["draining"].as_bool(), said["told"].as_u64()), (Some(true), Some(3)));
         });
@@ -184,6 +298,7 @@ fn a_hub_that_is_drained_costs_nothing(world: &World) {
         overlay.hub_mut(&hub).gw().client("hub drain --stop").exits(0);
         recovered(&overlay, &hub);
     }
+    costs.print("drained");
     overlay.node(56).gw().client("hub drain").exits(4);
 }
 
@@ -204,14 +319,16 @@ fn a_drain_between_a_near_and_a_far_hub_costs_nothing(world: &World) {
     overlay.start();
     overlay.wait_end_to_end();
     // Once in each direction.
+    let mut costs = Costs::default();
     for _ in 0..2 {
         let hub = overlay.hub_in_use();
-        survives(&mut overlay, &format!("{hub} drained"), 0, |overlay, hub| {
+        costs.survives(&mut overlay, &format!("{hub} drained"), 0, |overlay, hub| {
             overlay.hub_mut(hub).gw().client("hub drain").exits(0);
         });
         overlay.hub_mut(&hub).gw().client("hub drain --stop").exits(0);
         recovered(&overlay, &hub);
     }
+    costs.print("drained, hubs at 1 ms and 40 ms");
 }
 
 fn a_hub_carries_what_it_cannot_read_and_a_plain_member_beside_it(world: &World) {

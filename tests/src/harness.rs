@@ -54,6 +54,11 @@ impl Case {
         Self { name, company: Company::Background, limit: Duration::from_secs(600), run }
     }
 
+    /// How long it may take: in the long version it does more.
+    fn limit(&self) -> Duration {
+        self.limit * if full() { 5 } else { 1 }
+    }
+
     /// `overlay::nodes_reach_each_other`: without the name of the test program.
     fn title(&self) -> &'static str {
         self.name.split_once("::").map_or(self.name, |(_, rest)| rest)
@@ -223,7 +228,7 @@ fn start(case: Case, show: bool) -> Result<Completion, Failed> {
     let stdout = collect(child.stdout.take().unwrap());
     let stderr = collect(child.stderr.take().unwrap());
     // The world ends itself in time, with its evidence; this is for one that cannot.
-    let limit = case.limit + Duration::from_secs(30);
+    let limit = case.limit() + Duration::from_secs(30);
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
@@ -268,8 +273,8 @@ fn play(cases: &[Case]) -> ExitCode {
     let world = Arc::new(World::create(&dir, case.company == Company::Shared));
     let watched = Arc::clone(&world);
     thread::spawn(move || {
-        thread::sleep(case.limit);
-        eprintln!("the test has not ended within {:?}", case.limit);
+        thread::sleep(case.limit());
+        eprintln!("the test has not ended within {:?}", case.limit());
         watched.keep_evidence();
         std::process::exit(2);
     });

@@ -15,8 +15,8 @@ use overlay_tests::world::World;
 pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, a_narrow_underlay_passes_100_mb_through_a_hub),
-        case!(functional, a_narrow_underlay_passes_100_mb_on_the_direct_path),
-        case!(functional, a_narrow_ipv6_underlay_passes_100_mb),
+        case!(functional, a_narrow_underlay_passes_a_transfer_on_the_direct_path),
+        case!(functional, a_narrow_ipv6_underlay_passes_a_transfer),
         case!(functional, a_connection_survives_the_move_to_a_narrow_path),
         case!(functional, a_wide_underlay_is_not_held_back),
     ]
@@ -111,15 +111,15 @@ fn transfer(from: &Node, to: &Node, address: Ipv4Addr, bytes: usize, half: impl 
     mss.unwrap_or_else(|| panic!("no mss: {shown}"))
 }
 
-/// 100 MB each way between the nodes 56 and 64, and what the status says of the path.
+/// So many bytes each way between the nodes 56 and 64, and what the status says of the path.
 #[track_caller]
-fn passes_100_mb(overlay: &Overlay, most: u64) {
+fn passes(overlay: &Overlay, bytes: usize, most: u64) {
     found(overlay, 56, "cluster-64", most);
     found(overlay, 64, "cluster-56", most);
     for (from, to) in [(56, 64), (64, 56)] {
         let mtu = mtu(overlay, from, &format!("cluster-{to}")).unwrap();
         let (from, to) = (overlay.node(from), overlay.node(to));
-        let mss = transfer(&from.node, &to.node, to.address().parse().unwrap(), 100 * MB, || {});
+        let mss = transfer(&from.node, &to.node, to.address().parse().unwrap(), bytes, || {});
         // With timestamps, 12 bytes of each segment are options. The other node may have found a little less, and has its say as well.
         let packet = mss + 40 + 12;
         assert!((most - SLACK..=mtu).contains(&packet), "segments of {mss} on a path of {mtu}");
@@ -138,11 +138,11 @@ fn a_narrow_underlay_passes_100_mb_through_a_hub(world: &World) {
     narrow(world, &overlay.node(64).node, 64);
     overlay.start();
     overlay.wait_end_to_end();
-    passes_100_mb(&overlay, OVER_IPV4);
+    passes(&overlay, 100 * MB, OVER_IPV4);
     assert_eq!(overlay.hub_in_use(), HUB);
 }
 
-fn a_narrow_underlay_passes_100_mb_on_the_direct_path(world: &World) {
+fn a_narrow_underlay_passes_a_transfer_on_the_direct_path(world: &World) {
     let mut overlay = Overlay::plan(world, &[56, 64]);
     overlay.introduce(false);
     narrow(world, &overlay.node(56).node, 56);
@@ -152,10 +152,10 @@ fn a_narrow_underlay_passes_100_mb_on_the_direct_path(world: &World) {
         let direct = |slot, peer| overlay.node(slot).gw().status().peer(peer).unwrap()["path"] == "direct";
         direct(56, "cluster-64") && direct(64, "cluster-56")
     });
-    passes_100_mb(&overlay, OVER_IPV4);
+    passes(&overlay, 20 * MB, OVER_IPV4);
 }
 
-fn a_narrow_ipv6_underlay_passes_100_mb(world: &World) {
+fn a_narrow_ipv6_underlay_passes_a_transfer(world: &World) {
     let mut overlay = Overlay::plan(world, &[56, 64]);
     overlay.introduce(true);
     let endpoint = format!("endpoint = \"[{}]:{}\"", overlay.hub.node.ipv6(), overlay_tests::overlay::PORT);
@@ -168,7 +168,7 @@ fn a_narrow_ipv6_underlay_passes_100_mb(world: &World) {
     narrow(world, &overlay.node(64).node, 64);
     overlay.start();
     overlay.wait_end_to_end();
-    passes_100_mb(&overlay, OVER_IPV6);
+    passes(&overlay, 20 * MB, OVER_IPV6);
 }
 
 fn a_connection_survives_the_move_to_a_narrow_path(world: &World) {

@@ -1,7 +1,7 @@
 //! What systemd hears of us (`sd_notify(3)`) and gives back, and what its unit does after the end. systemd itself is a double here: a
 //! datagram socket that plays its part, and a `systemctl` that names the job.
 
-use std::fs::{Permissions, read_to_string, set_permissions};
+use std::fs::{Permissions, read_dir, read_to_string, set_permissions};
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -10,17 +10,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::ptrace;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use overlay_tests::case;
 use overlay_tests::gateway::{Gateway, client};
 use overlay_tests::harness::{Case, program};
 use overlay_tests::process;
-use overlay_tests::wait::until;
+use overlay_tests::wait::{holds_for, until};
 use overlay_tests::world::World;
 
 pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, watchdog_is_fed_at_the_pace_that_was_asked_for),
+        case!(functional, watchdog_is_not_fed_while_a_packet_thread_hangs),
         case!(functional, restart_keeps_carrier_and_addresses),
         case!(functional, stop_that_is_meant_clears_and_a_restart_does_not),
     ]
@@ -94,6 +98,55 @@ fn watchdog_is_fed_at_the_pace_that_was_asked_for(world: &World) {
     until("ready is told", || manager.count("READY=1") == 1);
     gw.stop();
     assert_eq!(manager.count("WATCHDOG=1"), 0, "nobody asked for beats");
+}
+
+/// A thread of the packet path, held where it is: as one that waits for a lock for ever.
+struct Held(Pid);
+
+impl Held {
+    fn hold(process: u32) -> Self {
+        let tasks = read_dir(format!("/proc/{process}/task")).unwrap().map(|task| task.unwrap().path());
+        let packets = |task: &PathBuf| read_to_string(task.join("comm")).unwrap().starts_with("packets-");
+        let task = tasks.into_iter().find(packets).expect("a packet thread");
+        let thread = Pid::from_raw(task.file_name().unwrap().to_str().unwrap().parse().unwrap());
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(thread).unwrap();
+        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        Self(thread)
+    }
+
+    fn release(self) {
+        ptrace::detach(self.0, None).unwrap();
+    }
+}
+
+fn watchdog_is_not_fed_while_a_packet_thread_hangs(world: &World) {
+    let node = world.node("cluster-1", 11);
+    let mut manager = Manager::new(world);
+    let mut gw = Gateway::spawn_with(&node, "up --slot 56", |command| {
+        manager.told(command);
+        command.env("WATCHDOG_USEC", "300000");
+    });
+    gw.wait_ready();
+    until("it is fed", || manager.count("WATCHDOG=1") >= 3);
+    let warned = |gw: &Gateway| gw.status().0["warnings"].to_string().contains("packet-thread-hangs");
+    assert!(!warned(&gw));
+    let held = Held::hold(gw.process().id());
+    // Heard all the time: whoever tells a manager that does not listen waits for it.
+    until("it is said", || {
+        manager.hear();
+        let said = gw.process().stderr();
+        said.iter().any(|line| line.contains("the thread packets-") && line.contains("has not gone round"))
+    });
+    // One may have been under way.
+    let fed = manager.count("WATCHDOG=1") + 1;
+    holds_for(Duration::from_secs(1), "it is not fed", || manager.count("WATCHDOG=1") <= fed);
+    assert!(warned(&gw), "the event loop still answers");
+    held.release();
+    until("it is fed again", || manager.count("WATCHDOG=1") > fed + 3);
+    assert!(!warned(&gw));
+    node.reaches("172.16.8.56");
+    gw.stop();
 }
 
 fn restart_keeps_carrier_and_addresses(world: &World) {

@@ -12,6 +12,7 @@ use crate::exit::Failure;
 use crate::gossip::Gossip;
 use crate::members::Members;
 use crate::node::NodeSide;
+use crate::pulse::{GLANCE, Pulses};
 use crate::random;
 use crate::resolve;
 use crate::service::{HostEvent, Notice, Notices};
@@ -26,6 +27,7 @@ use overlay_platform::os::{TunDevice, UdpTransport, connect_host};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -171,6 +173,10 @@ pub struct Daemon {
     warnings: Vec<Warning>,
     node: Option<NodeSide>,
     workers: Option<Workers>,
+    /// What the packet threads show of themselves.
+    pulses: Pulses,
+    /// No packet thread hangs.
+    healthy: Arc<AtomicBool>,
     resolver: JoinHandle<()>,
     failures: mpsc::UnboundedSender<&'static str>,
 }
@@ -215,13 +221,15 @@ pub async fn run(
         warnings,
         node,
         workers: None,
+        pulses: Pulses::default(),
+        healthy: Arc::new(AtomicBool::new(true)),
         failures,
     };
     daemon.start_workers()?;
     let server = tokio::task::spawn_local(async move { control.serve(calls).await });
     // Exactly this, alone on a line: programs wait for it.
     eprintln!("ready");
-    crate::service::notify_ready();
+    crate::service::notify_ready(&daemon.healthy);
     if let Some(device) = daemon.node.as_ref().and_then(|node| node.queues().first()) {
         crate::service::keep_carrier(device);
     }
@@ -235,6 +243,8 @@ pub async fn run(
     keeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut learning = tokio::time::interval(LEARNING_PACE);
     learning.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut watching = tokio::time::interval(GLANCE);
+    watching.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut due = daemon.engine.poll_timeout(Instant::now());
     let end = loop {
         // Kept from round to round: what happens often (requests, address changes) must not put off what is due.
@@ -260,6 +270,7 @@ pub async fn run(
             _ = revival.tick(), if daemon.workers.is_none() => daemon.revive().await,
             _ = mending.tick(), if daemon.node.as_ref().is_some_and(NodeSide::is_unsettled) => daemon.mend().await,
             _ = learning.tick() => daemon.learn_addresses().await,
+            _ = watching.tick() => daemon.watch(),
             _ = keeping.tick(), if daemon.members.is_unkept() => daemon.members.keep(),
             () = tokio::time::sleep_until(due.into()) => {
                 daemon.tick(&mut out);
@@ -303,7 +314,7 @@ impl Daemon {
             })
             .collect();
         let failures = self.failures.clone();
-        let workers = Workers::start(&queues, self.spread, &move |what, error| {
+        let workers = Workers::start(&queues, self.spread, &self.pulses, &move |what, error| {
             tracing::error!(%error, "the {what} failed");
             let _ = failures.send(what);
         });
@@ -380,6 +391,7 @@ impl Daemon {
                 .cloned()
                 .chain(self.members.warnings())
                 .chain(self.node.iter().flat_map(NodeSide::warnings))
+                .chain((!self.healthy.load(Relaxed)).then(thread_hangs))
                 .collect(),
             listen_port: self.transport.local_port(),
         };
@@ -433,6 +445,26 @@ impl Daemon {
         }
         if node.is_gone() {
             self.lost("device");
+        }
+    }
+
+    /// Looks whether the packet threads go round. While one does not, the service manager hears nothing more, and starts the service anew:
+    /// a thread cannot be ended from outside, and what it has locked stays so.
+    fn watch(&self) {
+        match self.pulses.hung(Instant::now()) {
+            Some((name, silent)) if self.healthy.swap(false, Relaxed) => {
+                tracing::error!(
+                    "the thread {name} has not gone round for {} s: packets may not flow; restart the service if its manager does not, \
+                     and report this with the log",
+                    silent.as_secs()
+                );
+                crate::service::hung();
+            }
+            Some(_) => {}
+            None if !self.healthy.swap(true, Relaxed) => {
+                tracing::warn!("all threads of the packet path go round again")
+            }
+            None => {}
         }
     }
 
@@ -550,6 +582,14 @@ impl Daemon {
             return Ok(Value::Null);
         }
         node.clear().await
+    }
+}
+
+fn thread_hangs() -> Warning {
+    Warning {
+        code: "packet-thread-hangs".to_owned(),
+        text: "a thread of the packet path does not go round: packets may not flow".to_owned(),
+        fix: "restart the service, and report this with its log".to_owned(),
     }
 }
 

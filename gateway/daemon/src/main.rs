@@ -11,6 +11,7 @@ mod hub;
 mod members;
 mod node;
 mod plan;
+mod pulse;
 mod random;
 mod resolve;
 mod service;

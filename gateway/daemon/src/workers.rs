@@ -5,6 +5,7 @@
 //! contend for two cores with the programs that the host is there for. Where there are cores to spare, each side has a thread
 //! of its own (benches/README.md has the figures).
 
+use crate::pulse::{LAP, Pulse, Pulses};
 use overlay_engine::packet::{DatagramBatch, PacketBatch};
 use overlay_engine::{Engine, Output};
 use overlay_platform::os::{MOST_QUEUES as QUEUES_OF_THE_SYSTEM, Waitable, Waker, wait_readable};
@@ -139,24 +140,32 @@ impl<D: Device, T: Transport> Queue<D, T> {
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<(Arc<Waker>, JoinHandle<()>)>,
+    pulses: Pulses,
 }
 
 impl Workers {
-    /// Starts the threads. `failed` is called by a thread that cannot go on, with the part that failed and the reason.
+    /// Starts the threads, each of which shows in `pulses` that it goes round. `failed` is called by a thread that cannot go on, with the part that failed and the reason.
     ///
     /// # Errors
     /// When the system gives no thread or no event descriptor.
-    pub fn start<D, T, F>(queues: &[Queue<D, T>], spread: Spread, failed: &F) -> io::Result<Self>
+    pub fn start<D, T, F>(
+        queues: &[Queue<D, T>],
+        spread: Spread,
+        pulses: &Pulses,
+        failed: &F,
+    ) -> io::Result<Self>
     where
         D: Device + Waitable + 'static,
         T: Transport + Waitable + 'static,
         F: Fn(&'static str, io::Error) + Clone + Send + 'static,
     {
-        let mut workers = Self { threads: Vec::new() };
+        let mut workers = Self { threads: Vec::new(), pulses: pulses.clone() };
         for queue in queues {
             for &sides in spread.sides(queue.device.is_some() && queue.reads_device) {
-                let (queue, failed) = (queue.clone(), failed.clone());
-                workers.spawn(sides.name(), move |waker| guarded(&failed, || serve(&queue, sides, waker)))?;
+                let (queue, failed, pulse) = (queue.clone(), failed.clone(), pulses.join(sides.name()));
+                workers.spawn(sides.name(), move |waker| {
+                    guarded(&failed, || serve(&queue, sides, waker, &pulse));
+                })?;
             }
         }
         Ok(workers)
@@ -176,6 +185,7 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
+        self.pulses.forget();
         for (waker, _) in &self.threads {
             let _ = waker.wake();
         }
@@ -212,7 +222,7 @@ struct Room {
     out: Output,
 }
 
-fn serve<D, T>(queue: &Queue<D, T>, sides: Sides, waker: &Waker) -> Result<(), Failed>
+fn serve<D, T>(queue: &Queue<D, T>, sides: Sides, waker: &Waker, pulse: &Pulse) -> Result<(), Failed>
 where
     D: Device + Waitable,
     T: Transport + Waitable,
@@ -228,7 +238,8 @@ where
     let mut sources: Vec<_> = device.iter().flat_map(|device| device.sources()).collect();
     sources.extend(transport.iter().flat_map(|transport| transport.sources()));
     loop {
-        let ready = wait_readable(&sources, waker, None).map_err(|error| (sides.part(), error))?;
+        pulse.beat();
+        let ready = wait_readable(&sources, waker, Some(LAP)).map_err(|error| (sides.part(), error))?;
         if ready.woken {
             return Ok(());
         }

@@ -6,6 +6,8 @@ use crate::exit::Failure;
 use overlay_platform::os::{TunDevice, idle_queue};
 use sd_notify::NotifyState;
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What somebody outside wants of the service.
@@ -51,15 +53,18 @@ impl Notices {
 /// The name under which systemd keeps the queue that holds the device's carrier.
 const CARRIER: &str = "overlay-gw-carrier";
 
-/// Tells systemd, if it asks, that packets can flow, and from then on that the event loop is alive (`WatchdogSec=`). Must be
-/// called on that loop.
-pub fn notify_ready() {
+/// Tells systemd, if it asks, that packets can flow, and from then on that the event loop is alive, as long as the packet path is
+/// `healthy` (`WatchdogSec=`). Must be called on that loop.
+pub fn notify_ready(healthy: &Arc<AtomicBool>) {
     tell(HostEvent::Ready, "");
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     if let Some(limit) = sd_notify::watchdog_enabled() {
+        let healthy = Arc::clone(healthy);
         tokio::task::spawn_local(async move {
             loop {
-                let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                if healthy.load(Relaxed) {
+                    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                }
                 tokio::time::sleep(limit / 3).await;
             }
         });
@@ -80,6 +85,9 @@ pub fn keep_carrier(device: &TunDevice) {
         tracing::info!(%error, "the device loses its carrier at a restart");
     }
 }
+
+/// A thread of the packet path hangs: systemd hears no more beats, and does what its unit says.
+pub fn hung() {}
 
 /// Tells systemd that the end has begun.
 pub fn notify_stopping() {

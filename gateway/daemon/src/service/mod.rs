@@ -20,7 +20,7 @@ pub mod demo;
 
 use crate::exit::Failure;
 
-pub use os::{Notice, Notices, hold, keep_carrier, log_file, notify_ready, notify_stopping, run, tell};
+pub use os::{Notice, Notices, hold, hung, keep_carrier, log_file, notify_ready, notify_stopping, run, tell};
 
 /// What the host's own event log is told. The numbers are for programs that watch it: they stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ mod scm;
 use super::HostEvent;
 use crate::cli::{Command, Global, HolderArgs, ServiceAction, ServiceArgs};
 use crate::exit::Failure;
-use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
 };
@@ -62,11 +63,19 @@ impl Notices {
     }
 }
 
-/// Tells the service manager that packets can flow.
-pub fn notify_ready() {
+/// Tells the service manager that packets can flow. It asks for no beats: see [`hung`].
+pub fn notify_ready(_: &Arc<AtomicBool>) {
     if let Some(service) = SERVICE.get() {
         service.running();
         tell(HostEvent::Ready, "");
+    }
+}
+
+/// A thread of the packet path hangs: the process ends without a word to the service manager, whose failure actions start it again. The
+/// adapter and its addresses belong to the holder, and stay.
+pub fn hung() {
+    if SERVICE.get().is_some() {
+        std::process::exit(1);
     }
 }
 

@@ -11,9 +11,11 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 use overlay_platform::os::netns;
+use std::fs;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,9 @@ const ECHO_REPLY: u8 = 0;
 
 /// How long the last answers are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a flood sends.
+const BURST: Duration = Duration::from_millis(1);
 
 /// Round trips of one series.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +80,46 @@ pub fn wait_for_path(namespace: BorrowedFd<'_>, to: Ipv4Addr, patience: Duration
         sleep(Duration::from_millis(50));
     }
     bail!("nothing came back from {to} within {} s", patience.as_secs())
+}
+
+/// Sends `rate` echoes a second from `namespace` to `to` until `ended`, in bursts of a millisecond, and reads no answer: whether and how
+/// fast answers come makes no difference to what the flood itself costs. Returns how many were sent.
+///
+/// # Errors
+/// Without the right to raw sockets.
+pub fn flood(namespace: BorrowedFd<'_>, to: Ipv4Addr, rate: u32, ended: &AtomicBool) -> Result<u64> {
+    Ok(netns::run_in(namespace, || {
+        let mut pinger = Pinger::new(to)?;
+        // Full with the first answer: the others are dropped where they would be queued.
+        setsockopt(&pinger.socket, sockopt::RcvBuf, &1)?;
+        let (start, mut sent) = (Instant::now(), 0);
+        while !ended.load(Relaxed) {
+            let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as u64;
+            while sent < due {
+                pinger.send(0)?;
+                pinger.left.clear();
+                sent += 1;
+            }
+            sleep(BURST);
+        }
+        Ok(sent)
+    })?)
+}
+
+/// How many echo replies have come to `namespace` so far (proc_net(5), `snmp`).
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn replies(namespace: BorrowedFd<'_>) -> Result<u64> {
+    let text = netns::run_in(namespace, || fs::read_to_string("/proc/thread-self/net/snmp"))?;
+    count_of(&text, "Icmp:", "InEchoReps").context("/proc/net/snmp does not count echo replies")
+}
+
+/// A counter of a table whose lines begin with `kind`: first the names, then the values.
+fn count_of(text: &str, kind: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter(|line| line.split_whitespace().next() == Some(kind));
+    let at = lines.next()?.split_whitespace().position(|word| word == name)?;
+    lines.next()?.split_whitespace().nth(at)?.parse().ok()
 }
 
 struct Pinger {
@@ -213,6 +258,14 @@ mod tests {
         assert_eq!(trips.quantile(0.99), Some(Duration::from_millis(100)));
         assert_eq!(trips.quantile(1.0), Some(Duration::from_millis(100)));
         assert_eq!(RoundTrips::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn a_counter_is_found_by_its_name() {
+        let text =
+            "Ip: Forwarding\nIp: 2\nIcmp: InMsgs InEchoReps\nIcmp: 9 7\nIcmpMsg: InType0\nIcmpMsg: 3\n";
+        assert_eq!(count_of(text, "Icmp:", "InEchoReps"), Some(7));
+        assert_eq!(count_of(text, "Icmp:", "InType0"), None);
     }
 
     #[test]

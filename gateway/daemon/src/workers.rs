@@ -8,7 +8,9 @@
 use crate::pulse::{LAP, Pulse, Pulses};
 use overlay_engine::packet::{DatagramBatch, PacketBatch};
 use overlay_engine::{Engine, Output};
-use overlay_platform::os::{MOST_QUEUES as QUEUES_OF_THE_SYSTEM, Waitable, Waker, wait_readable};
+use overlay_platform::os::{
+    MOST_QUEUES as QUEUES_OF_THE_SYSTEM, Waitable, Waker, favour_this_thread, wait_readable,
+};
 use overlay_platform::{Device, Transport};
 use parking_lot::{Condvar, Mutex};
 use std::io;
@@ -196,10 +198,13 @@ impl Drop for Workers {
 }
 
 /// parking_lot makes a place for a thread when it waits for a lock for the first time, which would be in the middle of a packet's
-/// way: so it waits once before, for nothing.
+/// way: so it waits once before, for nothing. Then the scheduler is told what the thread is for.
 fn settle_in() {
     let (lock, nobody) = (Mutex::new(()), Condvar::new());
     let _ = nobody.wait_for(&mut lock.lock(), Duration::ZERO);
+    if let Err(error) = favour_this_thread() {
+        tracing::debug!(%error, "the packet path runs with ordinary priority");
+    }
 }
 
 /// A part that failed, and how.

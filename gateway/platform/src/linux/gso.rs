@@ -77,34 +77,37 @@ impl Split {
         let payload = packet.get(self.at..self.at + (len - self.head_len))?;
         let (head, body) = out.split_at_mut(self.head_len);
         head.copy_from_slice(packet.get(..self.head_len)?);
-        body.copy_from_slice(payload);
-        if self.kind != Kind::Whole {
-            self.write_head(head, body);
+        if self.kind == Kind::Whole {
+            body.copy_from_slice(payload);
+        } else {
+            let sum = copy_and_sum(payload, body);
+            self.write_head(head, body.len(), sum);
         }
         self.at += payload.len();
         self.index = self.index.wrapping_add(1);
         Some(len)
     }
 
-    fn write_head(&self, head: &mut [u8], body: &[u8]) {
+    /// Completes the headers in front of a payload of `body_len` bytes, whose sum is `sum`.
+    fn write_head(&self, head: &mut [u8], body_len: usize, sum: Checksum) {
         // Never more than an IPv4 packet holds: the whole was one.
         let len_of = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX);
         let (ip, transport) = head.split_at_mut(self.ip_len);
-        put(ip, 2, len_of(ip.len() + transport.len() + body.len()).to_be_bytes());
+        put(ip, 2, len_of(ip.len() + transport.len() + body_len).to_be_bytes());
         let identification = u16::from_be_bytes(take(ip, 4)).wrapping_add(self.index);
         put(ip, 4, identification.to_be_bytes());
         put(ip, 10, [0, 0]);
         put(ip, 10, checksum(ip).to_be_bytes());
         let (protocol, field) = match self.kind {
             Kind::Udp => {
-                put(transport, 4, len_of(transport.len() + body.len()).to_be_bytes());
+                put(transport, 4, len_of(transport.len() + body_len).to_be_bytes());
                 (ipv4::UDP, 6)
             }
             Kind::Tcp | Kind::Whole => {
                 let behind = u32::try_from(self.at - self.head_len).unwrap_or(0);
                 put(transport, 4, u32::from_be_bytes(take(transport, 4)).wrapping_add(behind).to_be_bytes());
                 let [mut flags] = take(transport, 13);
-                if self.at + body.len() < self.end {
+                if self.at + body_len < self.end {
                     flags &= !FIN_PSH;
                 }
                 if self.at > self.head_len {
@@ -116,15 +119,32 @@ impl Split {
             }
         };
         put(transport, field, [0, 0]);
-        let length = len_of(transport.len() + body.len());
-        let sum = Checksum::new()
+        let length = len_of(transport.len() + body_len);
+        // Behind the payload, whose last odd byte the sum has padded: the order of words does not matter (RFC 1071 section 2).
+        let sum = sum
             .with_pseudo_header(take::<4>(ip, 12).into(), take::<4>(ip, 16).into(), protocol, length)
             .with(transport)
-            .with(body)
             .finish();
         // RFC 768: a UDP checksum that comes out as zero is sent as all ones.
         put(transport, field, if sum == 0 && protocol == ipv4::UDP { [0xff; 2] } else { sum.to_be_bytes() });
     }
+}
+
+/// Copies a payload and returns its sum: in one pass where the processor has AVX2, else in two, of which each is as quick as it can be
+/// without.
+fn copy_and_sum(from: &[u8], to: &mut [u8]) -> Checksum {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        #[target_feature(enable = "avx2")]
+        fn wide(from: &[u8], to: &mut [u8]) -> Checksum {
+            Checksum::new().with_copy(from, to)
+        }
+        #[allow(unsafe_code, reason = "a function for a kind of processor")]
+        // SAFETY: the processor has the instructions.
+        return unsafe { wide(from, to) };
+    }
+    to.copy_from_slice(from);
+    Checksum::new().with(from)
 }
 
 /// Completes a checksum whose field holds the sum of the pseudo header.

@@ -13,6 +13,7 @@ pub mod netns;
 pub mod places;
 pub mod resolved;
 mod rtnl;
+mod thread;
 mod transport;
 mod virtio;
 mod wait;
@@ -26,6 +27,7 @@ pub use files::{
 };
 pub use hold::idle_queue;
 pub use host::{LinuxHost, LinuxHost as Host, boot_id, check_kernel, connect_host};
+pub use thread::favour_this_thread;
 pub use transport::UdpTransport;
 pub use wait::{Source, Waitable, Waker, wait_readable};
 pub use watch::{DeviceState, DeviceWatch};

@@ -135,7 +135,10 @@ impl Site<'_> {
     fn alone(&self, to: Ipv4Addr, pings: u32) -> Result<f64> {
         let cpu = || self.daemons.first().map_or(Duration::ZERO, Daemon::cpu);
         let before = cpu();
-        let ((), sent) = self.beside(to, pings, || Ok(std::thread::sleep(self.time)))?;
+        let ((), sent) = self.beside(to, pings, || {
+            std::thread::sleep(self.time);
+            Ok(())
+        })?;
         Ok(cpu().saturating_sub(before).as_secs_f64() / sent.max(1) as f64)
     }
 

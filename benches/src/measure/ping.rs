@@ -262,8 +262,7 @@ mod tests {
 
     #[test]
     fn a_counter_is_found_by_its_name() {
-        let text =
-            "Ip: Forwarding\nIp: 2\nIcmp: InMsgs InEchoReps\nIcmp: 9 7\nIcmpMsg: InType0\nIcmpMsg: 3\n";
+        let text = "Ip: Forwarding\nIp: 2\nIcmp: InMsgs InEchoReps OutMsgs\nIcmp: 9 7 5\nIcmpMsg: InType0\nIcmpMsg: 3\n";
         assert_eq!(count_of(text, "Icmp:", "InEchoReps"), Some(7));
         assert_eq!(count_of(text, "Icmp:", "InType0"), None);
     }

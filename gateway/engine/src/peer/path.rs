@@ -6,7 +6,7 @@
 
 use crate::control::{HubId, Whereabouts};
 use crate::peer::PeerIndex;
-use crate::peer::mtu::PathMtu;
+use crate::peer::mtu::{BASE, PathMtu};
 use crate::peer::probe::Prober;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -346,7 +346,8 @@ impl Paths {
             Way::Via(hub) => legs.iter().find(|leg| leg.hub == hub).map_or(u16::MAX, |leg| {
                 let theirs =
                     self.told.as_ref().and_then(|told| told.hubs().find(|reach| reach.hub == leg.id)?.mtu);
-                leg.mtu.min(theirs.unwrap_or(u16::MAX))
+                // Less than that nobody measures: it would only be a way to have our packets cut to crumbs.
+                leg.mtu.min(theirs.unwrap_or(u16::MAX).max(BASE))
             }),
         }
     }

@@ -175,3 +175,22 @@ fn a_hub_that_says_the_node_is_away_is_passed_over_for_a_moment() {
     assert_eq!(paths.decide(now, &legs), Step::Now(Way::Via(2)));
     assert_eq!(paths.decide(now + ABSENT_FOR, &legs), Step::Now(Way::Via(1)));
 }
+
+#[test]
+fn a_way_through_a_hub_takes_what_both_legs_take_and_no_peer_makes_it_tiny() {
+    let now = Instant::now();
+    let mut paths = Paths::new(now, None);
+    let legs = [Leg { mtu: 1_400, ..leg(1, 1) }];
+    let mut revision = 0;
+    let mut told = |mtu| {
+        revision += 1;
+        let mut told = Whereabouts::new(revision);
+        told.add_hub(HubReach { hub: HubId(1), up: true, draining: false, rtt: ms(1), mtu });
+        assert!(paths.tell(now, told, |_| true));
+        paths.mtu_of(Way::Via(1), &legs)
+    };
+    assert_eq!(told(None), 1_400);
+    assert_eq!(told(Some(1_420)), 1_400);
+    assert_eq!(told(Some(1_300)), 1_300);
+    assert_eq!(told(Some(1)), BASE);
+}

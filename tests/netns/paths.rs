@@ -52,6 +52,12 @@ fn cluster(world: &World) -> Overlay {
     overlay
 }
 
+/// Some time below `most`, by the clock.
+fn chance(most: Duration) -> Duration {
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
+    most * (nanos % 997) / 997
+}
+
 /// A beat a second each way, and a hundred.
 struct Beats([(u32, Flow); 4]);
 
@@ -62,10 +68,11 @@ impl Beats {
             let (from, to) = (&overlay.node(from).node, &overlay.node(to).node);
             (rate, Flow::start(from, None, to, target, rate))
         };
-        // At a random phase: the first beat of all is at no particular time.
-        let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
-        thread::sleep(Duration::from_millis(u64::from(nanos % 997)));
-        Self([flow(56, 64, BEAT, 1), flow(64, 56, BEAT, 1), flow(56, 64, 4000, 100), flow(64, 56, 4000, 100)])
+        // The slow beats come at times of their own, which neither each other's nor a fault's follow from.
+        let first = flow(56, 64, BEAT, 1);
+        thread::sleep(chance(Duration::from_secs(1)));
+        let second = flow(64, 56, BEAT, 1);
+        Self([first, second, flow(56, 64, 4000, 100), flow(64, 56, 4000, 100)])
     }
 
     fn stop(self) -> Vec<(u32, Tally)> {
@@ -105,6 +112,7 @@ impl Costs {
         let before = overlay.hub_in_use();
         let beats = Beats::start(overlay);
         beats.0[2].1.wait_more(100);
+        thread::sleep(chance(Duration::from_secs(1)));
         fault(overlay, &before);
         beats.0[2].1.wait_more(300);
         thread::sleep(Duration::from_secs(1));

@@ -113,6 +113,7 @@ impl Engine {
                 self.say(peer.index, &Message::Answer { nonce }, relay);
             }
             (Kin::Hub(leg), Message::Echo { number, draining, seen_at }) => {
+                leg.answers_from(from);
                 let news = if number & SIZE_PROBE == 0 {
                     leg.prober.answered(now, number).is_some()
                 } else {
@@ -220,6 +221,9 @@ impl Engine {
             let way = Paths::way_from(from, &self.legs.read());
             if let (Kin::Member(seat), Some(4)) = (&mut link.kin, datagram.first()) {
                 seat.completed(from);
+            }
+            if let (Kin::Hub(leg), Some(2)) = (&mut link.kin, datagram.first()) {
+                leg.answers_from(from);
             }
             self.session_begun(now, peer, link, way, datagram.first() == Some(&2), &mut out.relay);
         }

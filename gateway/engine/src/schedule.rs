@@ -245,6 +245,8 @@ impl Engine {
         // Without probes there is no telling: the session is all there is to go by. A new session may begin on a leg that
         // carries one way only: its probes stay unanswered from the first on.
         let down = !leg.prober.is_up() && (leg.prober.was_ever_up() || leg.prober.is_unanswered());
+        leg.turn(now, !session || (probed && down), &mut state.endpoint);
+        found.endpoint = state.endpoint.unwrap_or(found.endpoint);
         hub.link.set_standing(match (session, probed && down) {
             (true, false) if found.draining => Standing::Leaving,
             (true, false) => Standing::Up,

@@ -165,6 +165,51 @@ pub struct HubLeg {
     /// What passes, and to which endpoint of the hub that was measured.
     pub mtu: PathMtu,
     pub(crate) measured_to: Option<SocketAddr>,
+    /// The endpoint that somebody has written down, or resolved.
+    written: Option<SocketAddr>,
+    /// Where it answered last.
+    answered: Option<SocketAddr>,
+    /// When it was last looked for, since the leg is dead.
+    turned: Option<Instant>,
+}
+
+/// How long a dead leg is tried at one endpoint before it is tried at the other.
+const TURN: Duration = Duration::from_secs(2);
+
+impl HubLeg {
+    fn new(now: Instant, written: Option<SocketAddr>) -> Self {
+        Self {
+            prober: Prober::new(now),
+            draining: false,
+            seen_at: None,
+            shown_up: false,
+            mtu: PathMtu::new(now),
+            measured_to: None,
+            written,
+            answered: None,
+            turned: None,
+        }
+    }
+
+    /// The hub has answered us from there.
+    pub fn answers_from(&mut self, from: SocketAddr) {
+        self.answered = Some(from);
+    }
+
+    /// A hub is where it was last heard (WireGuard paper, section 2.1), which a stranger who sends again what he saw may have
+    /// made somewhere else. So a dead leg is tried at the endpoint that is written down, and in turn at the one that answered.
+    pub fn turn(&mut self, now: Instant, dead: bool, endpoint: &mut Option<SocketAddr>) {
+        if !dead {
+            self.turned = None;
+            return;
+        }
+        if self.turned.is_some_and(|turned| now.saturating_duration_since(turned) < TURN) {
+            return;
+        }
+        self.turned = Some(now);
+        let other = if *endpoint == self.written { self.answered } else { self.written };
+        *endpoint = other.or(*endpoint);
+    }
 }
 
 /// How a hub stands, for choosing one without its lock.
@@ -267,14 +312,7 @@ impl Link {
         };
         let kin = match (peer.speaks_control, is_hub, peer.kind) {
             (true, true, PeerKind::Node) => Kin::Member(Box::default()),
-            (true, false, PeerKind::Hub) => Kin::Hub(Box::new(HubLeg {
-                prober: Prober::new(now),
-                draining: false,
-                seen_at: None,
-                shown_up: false,
-                mtu: PathMtu::new(now),
-                measured_to: None,
-            })),
+            (true, false, PeerKind::Hub) => Kin::Hub(Box::new(HubLeg::new(now, peer.endpoint))),
             (true, false, PeerKind::Node) if peer.sealing != Sealing::Never => {
                 Kin::Node(Box::new(NodePeer::new(now, peer.endpoint)))
             }
@@ -572,6 +610,9 @@ impl LinkGuard<'_> {
             if let Kin::Member(seat) = &mut state.kin {
                 seat.configure(endpoint);
             }
+            if let Kin::Hub(leg) = &mut state.kin {
+                leg.written = Some(endpoint);
+            }
             state.endpoint = Some(endpoint);
         }
         state.tunnel.retry_now();
@@ -589,5 +630,34 @@ impl LinkGuard<'_> {
             0 => {}
             packets => drops.add(DropReason::Stale, packets),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_leg_is_tried_where_the_hub_is_written_down_and_in_turn_where_it_answered() {
+        let at = |n| SocketAddr::from(([203, 0, 113, n], 51820));
+        let (mut now, written, moved, stranger) = (Instant::now(), at(1), at(2), at(3));
+        let mut leg = HubLeg::new(now, Some(written));
+        let mut tried = |leg: &mut HubLeg, endpoint: &mut Option<SocketAddr>, dead| {
+            now += TURN;
+            leg.turn(now, dead, endpoint);
+            let tried = *endpoint;
+            leg.turn(now + TURN / 2, dead, endpoint);
+            assert_eq!(*endpoint, tried, "not before its time");
+            tried.unwrap()
+        };
+        // Heard by way of a stranger, who never answers.
+        let mut endpoint = Some(stranger);
+        assert_eq!(tried(&mut leg, &mut endpoint, false), stranger, "nothing says that it is not there");
+        assert_eq!([true; 3].map(|dead| tried(&mut leg, &mut endpoint, dead)), [written; 3]);
+        // It has moved, and answered there.
+        endpoint = Some(moved);
+        leg.answers_from(moved);
+        assert_eq!(tried(&mut leg, &mut endpoint, false), moved);
+        assert_eq!([true; 3].map(|dead| tried(&mut leg, &mut endpoint, dead)), [written, moved, written]);
     }
 }

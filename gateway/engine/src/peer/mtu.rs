@@ -93,10 +93,10 @@ impl PathMtu {
         self.size
     }
 
-    /// The size, if it was seen to pass.
+    /// The size, if it was seen to pass, or is what is left since a larger one was seen not to.
     #[must_use]
     pub fn known(&self) -> Option<u16> {
-        self.confirmed.then_some(self.size)
+        (self.confirmed || self.size < self.most).then_some(self.size)
     }
 
     /// When [`PathMtu::poll`] has something to do, while the path carries.

@@ -218,14 +218,14 @@ fn joined(header: &libc::msghdr) -> Option<usize> {
 }
 
 /// Whether what `socket` sends may be fragmented, here and on its way (ip(7), `IP_MTU_DISCOVER`; ipv6(7)). In neither case is a path
-/// MTU believed that somebody else has told: allowed, there is no "don't fragment" (`IP_PMTUDISC_DONT`); forbidden, only the
+/// MTU believed that somebody else has told: allowed, there is no "don't fragment" (`IP_PMTUDISC_OMIT`); forbidden, only the
 /// device's own MTU counts (`IP_PMTUDISC_PROBE`).
 ///
 /// # Errors
 /// As setsockopt(2).
 pub fn allow_fragments(socket: BorrowedFd<'_>, ipv6: bool, allowed: bool) -> io::Result<()> {
     if !ipv6 {
-        let value = if allowed { libc::IP_PMTUDISC_DONT } else { libc::IP_PMTUDISC_PROBE };
+        let value = if allowed { libc::IP_PMTUDISC_OMIT } else { libc::IP_PMTUDISC_PROBE };
         return set_int(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value);
     }
     let value = if allowed { libc::IPV6_PMTUDISC_DONT } else { libc::IPV6_PMTUDISC_PROBE };

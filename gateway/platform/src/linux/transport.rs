@@ -95,7 +95,7 @@ impl UdpTransport {
     /// Binds to `port` (0: any, the same for both families) of `address`; `None`: of every address, IPv4 and, where the
     /// host has it, IPv6.
     ///
-    /// Datagrams are sent without "don't fragment" (`IP_PMTUDISC_DONT`), as the kernel's own WireGuard does: a path with
+    /// Datagrams are sent without "don't fragment" (`IP_PMTUDISC_OMIT`), as the kernel's own WireGuard does: a path with
     /// a smaller MTU fragments them instead of losing them in silence, and a forged "fragmentation needed" cannot shrink
     /// the path. With the default overlay MTU of 1,420 bytes, no datagram exceeds 1,500.
     ///

@@ -167,7 +167,7 @@ pub struct PeerLine {
     #[serde(default)]
     pub missed_heartbeats: u64,
     /// The largest packet in bytes that passes the path in use whole, as far as that was measured; larger ones are fragmented or,
-    /// when that is forbidden, refused with this size.
+    /// when that is forbidden, refused with this size. On a hub: the same of the way to a member.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub mtu: Option<u16>,
     /// It has said hello: an overlay-gw that speaks control messages.
@@ -322,7 +322,7 @@ impl Status {
                     loss: loss(status, &peers),
                     path_changes: status.link.paths.as_ref().map_or(0, Paths::changes),
                     missed_heartbeats: status.link.paths.as_ref().map_or(0, Paths::missed_heartbeats),
-                    mtu: in_use(status, &peers, |path| path.mtu).flatten(),
+                    mtu: in_use(status, &peers, |path| path.mtu).flatten().or(status.link.mtu),
                     paths: paths(status, &peers, now),
                     speaks: status.link.speaks,
                     forwarded_packets: status.link.forwarded.0,

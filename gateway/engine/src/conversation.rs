@@ -95,7 +95,7 @@ impl Engine {
             }
             (Kin::Member(seat), Message::Probe { number, mtu }) => {
                 if number & SIZE_PROBE == 0 {
-                    seat.mtu = mtu.map_or(u16::MAX, |mtu| mtu.max(BASE));
+                    seat.mtu = mtu.map(|mtu| mtu.max(BASE));
                 }
                 let draining = self.draining.load(Relaxed);
                 self.say(peer.index, &Message::Echo { number, draining, seen_at: Some(from) }, relay);

@@ -93,7 +93,7 @@ impl Account {
 /// The source of a datagram can be anybody's: whoever sits between can send it again from elsewhere before it arrives. So an
 /// endpoint that has not shown that it reads what is sent to it gets no packets, and of what gateways say to each other no
 /// more bytes than have come from it (as RFC 9000, section 8.1, but once, not three times).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Seat {
     /// From there and to there datagrams are forwarded.
     pub confirmed: Option<SocketAddr>,
@@ -104,14 +104,8 @@ pub struct Seat {
     /// What may be sent to an endpoint of which nothing is known: the bytes that have come from it, less what was sent.
     credit: Option<(SocketAddr, usize)>,
     challenge: Option<Challenge>,
-    /// The largest packet in bytes that passes between it and this hub, as it has measured.
-    pub mtu: u16,
-}
-
-impl Default for Seat {
-    fn default() -> Self {
-        Self { confirmed: None, proven: None, answered: None, credit: None, challenge: None, mtu: u16::MAX }
-    }
+    /// The largest packet in bytes that passes between it and this hub, once it has measured that and said so.
+    pub mtu: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -244,6 +244,8 @@ pub struct LinkStatus {
     pub leg: Option<LegStatus>,
     /// A hub's member: the endpoint that it has confirmed.
     pub confirmed: Option<SocketAddr>,
+    /// For a hub: the largest packet in bytes that passes between it and this member, once the member has said so.
+    pub mtu: Option<u16>,
     /// A hub's member: datagrams and bytes that were forwarded for it.
     pub forwarded: (u64, u64),
     /// A node with end-to-end sessions: its paths.
@@ -433,6 +435,10 @@ impl Link {
                 Kin::Member(seat) => seat.confirmed,
                 _ => None,
             },
+            mtu: match &state.kin {
+                Kin::Member(seat) => seat.mtu,
+                _ => None,
+            },
             forwarded: (account.datagrams, account.bytes),
             paths: match &state.kin {
                 Kin::Node(node) => Some(node.paths.clone()),
@@ -479,7 +485,7 @@ impl Drop for LinkGuard<'_> {
         let mtu = match &self.state.kin {
             Kin::Plain => u16::MAX,
             Kin::Hub(leg) => leg.mtu.size(),
-            Kin::Member(seat) => seat.mtu,
+            Kin::Member(seat) => seat.mtu.unwrap_or(u16::MAX),
             Kin::Node(node) => {
                 self.link.sealed.store(node.sealed, Relaxed);
                 node.mtu

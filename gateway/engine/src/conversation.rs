@@ -10,7 +10,7 @@ use crate::event::Event;
 use crate::label::{self, Holder, Label, Use};
 use crate::output::Output;
 use crate::packet::{Batch, DatagramBatch};
-use crate::peer::mtu::{BASE, PathMtu, SIZE_PROBE};
+use crate::peer::mtu::{BASE, SIZE_PROBE};
 use crate::peer::path::{Paths, Step, Way};
 use crate::peer::probe::Prober;
 use crate::peer::tunnel::{Admission, MIN_BUFFER, OVERHEAD, Opened, Tunnel};
@@ -125,7 +125,7 @@ impl Engine {
                 let seen_at = seen_at.filter(|at| !in_overlay(table, *at));
                 if seen_at.map(|at| at.ip()) != leg.seen_at.map(|at| at.ip()) && leg.seen_at.is_some() {
                     // By another network, it seems.
-                    leg.mtu = PathMtu::new(now);
+                    leg.mtu.restart(now);
                 }
                 leg.seen_at = seen_at;
                 if talk.is_latest(header) {

@@ -87,6 +87,11 @@ impl PathMtu {
         }
     }
 
+    /// The path is another one now: nothing is known again, and no answer of the old one is taken for one of the new.
+    pub fn restart(&mut self, now: Instant) {
+        *self = Self { number: self.number, ..Self::new(now) };
+    }
+
     /// The largest packet in bytes that is taken to pass. Before anything is known that is no limit.
     #[must_use]
     pub fn size(&self) -> u16 {
@@ -122,6 +127,8 @@ impl PathMtu {
         let Some(alive) = alive else {
             // Nothing passes: that says nothing of sizes. When it carries again, it may be another path.
             (self.flying, self.misses, self.next) = (None, 0, now);
+            // What a search has found not to pass may then pass.
+            self.beyond = self.beyond.map(|_| most.saturating_add(1));
             return None;
         };
         if now < self.next {

@@ -219,6 +219,11 @@ fn listener_survives_a_restart_until_it_is_removed(world: &World) {
     member.take().kill();
     member.start();
     assert_eq!(member.gw().status().listener("172.16.8.59"), Some("command"), "recorded as ours");
+    // As the machine stops and starts: nothing is left on the host, and it comes back.
+    member.take().stop();
+    assert!(!member.node.has_link("Overlay"));
+    member.start();
+    assert_eq!(member.gw().status().listener("172.16.8.59"), Some("command"), "remembered");
     member.gw().client("listener remove 172.16.8.59").exits(0);
     member.take().kill();
     member.start();

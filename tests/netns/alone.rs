@@ -31,6 +31,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, flags_choose_device_overlay_and_port),
         case!(functional, several_sockets_and_none_named_are_listed),
         case!(functional, key_is_made_once),
+        case!(functional, a_state_folder_that_somebody_else_made_is_refused_and_left_alone),
         case!(functional, file_in_the_place_of_the_control_socket_is_left_alone),
         case!(functional, service_manager_is_told_ready),
     ]
@@ -287,6 +288,29 @@ fn several_sockets_and_none_named_are_listed(world: &World) {
     two.stop();
     client(&node, "status").exits(0);
     one.stop();
+}
+
+fn a_state_folder_that_somebody_else_made_is_refused_and_left_alone(world: &World) {
+    let node = world.node("cluster-1", 11);
+    let folder = "/run/planted";
+    // Whoever made it knows this key, and would be the node; and the record names what is not ours to undo.
+    node.ok(&format!("mkdir -m 755 {folder}"));
+    let key = node.write("private.key", "QFLAmLRE8lhmRbqe0jy1/v0q9OsXk4HP0yfZUuMWNVY=\n");
+    node.ok(&format!("install -m 600 {} {folder}/private.key", key.display()));
+    node.ok(&format!("chown -R 1000:1000 {folder}"));
+    let all = || node.ok(&format!("find {folder} -printf %P:%s:%U:%m:%T@\\n"));
+    let before = all();
+    for command in ["up --slot 56", "down"] {
+        let refused = client(&node, &format!("{command} --state-dir {folder}"));
+        assert_eq!(refused.code, Some(4), "{command}: {}", refused.both());
+        let said = "the state folder /run/planted is not used: /run/planted belongs to user 1000";
+        assert!(refused.stderr.contains(said), "{command}: {}", refused.stderr);
+    }
+    assert_eq!(all(), before);
+    assert!(!node.has_link("Overlay"));
+    // Given to root it is as good as any.
+    node.ok(&format!("chown -R 0:0 {folder}"));
+    Gateway::start(&node, &format!("up --slot 56 --state-dir {folder}")).stop();
 }
 
 fn file_in_the_place_of_the_control_socket_is_left_alone(world: &World) {

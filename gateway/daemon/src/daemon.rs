@@ -89,6 +89,7 @@ impl Prepared {
         let mut config = origin.load(&host)?;
         let instance = instance(&config);
         let state = StateFolder::new(global.state_dir.as_deref(), &instance);
+        state.check()?;
         if config.private_key().is_none()
             && let Some(key) = state.key()?
         {

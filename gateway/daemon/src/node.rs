@@ -58,6 +58,7 @@ pub fn up(args: &UpArgs, global: &Global) -> Result<u8, Failure> {
 /// When the host refuses.
 pub fn clear_left_behind(folder: &Path, named: bool) -> Result<Vec<String>, Failure> {
     let state = StateFolder::new(Some(folder), "");
+    state.check()?;
     let record = Record::load(folder).map_err(in_words)?;
     // Killed between making the device and beginning the record, there is only the device, by the name of the folder.
     let device = record.as_ref().map(|record| record.device().name.clone());

@@ -47,6 +47,26 @@ impl StateFolder {
         &self.0
     }
 
+    /// Refuses a folder that somebody else has made or may write to: a key, a record or a lock in it could be his.
+    ///
+    /// # Errors
+    /// When it is such a folder, or cannot be looked at.
+    pub fn check(&self) -> Result<(), Failure> {
+        let place = self.0.display();
+        let (what, fix) = match os::distrust(&self.0) {
+            Ok(None) => return Ok(()),
+            Ok(Some(why)) => (
+                format!("the state folder {place} is not used: {why}"),
+                "find out who did that, move the folder away and start again, or choose another with --state-dir DIR",
+            ),
+            Err(error) => (
+                format!("cannot look at the state folder {place}: {error}"),
+                "choose a folder that can be read with --state-dir DIR",
+            ),
+        };
+        Err(Failure::bad_input(what, fix))
+    }
+
     /// Makes the folder, for its owner alone, if it is not there.
     ///
     /// # Errors

@@ -22,8 +22,8 @@ mod watch;
 pub use crate::change::intended;
 pub use device::TunDevice;
 pub use files::{
-    PRIVATE_FIX, create_private_dir, group_id, is_private, open_key, private_file, seal_file, seal_key,
-    with_private_umask,
+    PRIVATE_FIX, create_private_dir, distrust, group_id, is_private, open_key, private_file, seal_file,
+    seal_key, with_private_umask,
 };
 pub use hold::idle_queue;
 pub use host::{LinuxHost, LinuxHost as Host, boot_id, check_kernel, connect_host};

@@ -34,8 +34,11 @@ const SEALED: &[u8] = b"overlay-gw DPAPI 1\r\n";
 /// is.
 ///
 /// # Errors
-/// As CreateDirectory.
+/// As CreateDirectory; when one that is there is not to be trusted ([`distrust`]).
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    if let Some(why) = distrust(path)? {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
     let missing: Vec<&Path> =
         path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
     let descriptor = security::private()?;
@@ -50,6 +53,30 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
         }
     }
     if path.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
+/// Why what is in the folder at `path` may be somebody else's doing, in words: everybody may make folders in `%ProgramData%`, and
+/// whoever made ours before us could exchange what is in it. So the folder, and those above it that are ours as well, must belong to
+/// SYSTEM, the Administrators or the user of this process, and be no link. `None`: there is no such reason, or no folder.
+///
+/// # Errors
+/// When a folder cannot be looked at.
+pub fn distrust(path: &Path) -> io::Result<Option<String>> {
+    let (root, me) = (super::places::root(), own_sid()?);
+    for folder in path.ancestors().take_while(|folder| *folder == path || folder.starts_with(&root)) {
+        let found = match std::fs::symlink_metadata(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            found => found?,
+        };
+        if found.is_symlink() {
+            return Ok(Some(format!("{} is a link", folder.display())));
+        }
+        let access = Access::of(folder)?;
+        if !access.is_of_the_trusted(&me) {
+            return Ok(Some(format!("{} belongs to {}", folder.display(), access.owner)));
+        }
+    }
+    Ok(None)
 }
 
 /// Options that create files for SYSTEM, the Administrators and their owner alone, whatever the folder's list says.
@@ -246,6 +273,17 @@ fn taken(output: &CRYPT_INTEGER_BLOB) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_of_ones_own_is_trusted_and_so_is_none() {
+        // That of somebody else is shown by `security`'s tests alone: Wine has one user.
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("state");
+        assert_eq!(distrust(&folder).unwrap(), None);
+        create_private_dir(&folder).unwrap();
+        assert_eq!(distrust(&folder).unwrap(), None);
+        assert_eq!(distrust(&super::super::places::root()).unwrap(), None);
+    }
 
     #[test]
     fn a_sealed_key_is_opened_again_here_and_a_changed_one_is_not() {

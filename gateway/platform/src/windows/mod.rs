@@ -28,8 +28,8 @@ pub use boot::{boot_id, check_kernel};
 pub use device::TunDevice;
 pub use dll::{DllFacts, facts as driver_facts};
 pub use files::{
-    PRIVATE_FIX, create_private_dir, group_id, is_clear_key, is_private, open_key, private_file, seal_file,
-    seal_key,
+    PRIVATE_FIX, create_private_dir, distrust, group_id, is_clear_key, is_private, open_key, private_file,
+    seal_file, seal_key,
 };
 pub use host::{Host, connect_host};
 pub use transport::UdpTransport;

@@ -54,6 +54,9 @@ pub fn private() -> io::Result<Descriptor> {
 /// An ACE that lets somebody in (`ACCESS_ALLOWED_ACE_TYPE`).
 const ALLOWED: u8 = 0;
 
+/// Others that do: for one kind of object, under a condition, and both. The SID is elsewhere in them; nothing of ours has one.
+const ALLOWED_SOMEHOW: [u8; 3] = [5, 9, 11];
+
 /// A security descriptor, to be named when something is made.
 pub struct Descriptor {
     raw: PSECURITY_DESCRIPTOR,
@@ -117,7 +120,7 @@ impl Drop for Descriptor {
 pub struct Access {
     /// The owner's SID.
     pub owner: String,
-    /// The SIDs that are let in, by whichever right; `None`: everybody, for there is no list.
+    /// The SIDs that are let in, by whichever right, or the sort of entry that lets somebody in whom we cannot read; `None`: everybody, for there is no list.
     pub allowed: Option<Vec<String>>,
 }
 
@@ -170,12 +173,14 @@ impl Access {
                 return Err(io::Error::last_os_error());
             }
             // SAFETY: every ACE begins with this header.
-            if unsafe { (*ace.cast::<ACE_HEADER>()).AceType } != ALLOWED {
-                continue;
-            }
+            let kind = unsafe { (*ace.cast::<ACE_HEADER>()).AceType };
             let ace = ace.cast::<ACCESS_ALLOWED_ACE>();
-            // SAFETY: an ACE of this type has the SID where `SidStart` is.
-            let sid = unsafe { sid_text((&raw mut (*ace).SidStart).cast()) }?;
+            let sid = match kind {
+                // SAFETY: an ACE of this type has the SID where `SidStart` is.
+                ALLOWED => unsafe { sid_text((&raw mut (*ace).SidStart).cast()) }?,
+                kind if ALLOWED_SOMEHOW.contains(&kind) => format!("by an entry of type {kind}"),
+                _ => continue,
+            };
             if !allowed.contains(&sid) {
                 allowed.push(sid);
             }
@@ -183,12 +188,18 @@ impl Access {
         Ok(Self { owner, allowed: Some(allowed) })
     }
 
+    /// Whether the owner is SYSTEM, the Administrators, or `me`: no other could let himself in whatever the list says.
+    #[must_use]
+    pub fn is_of_the_trusted(&self, me: &str) -> bool {
+        [SYSTEM, ADMINISTRATORS, me].contains(&self.owner.as_str())
+    }
+
     /// Whether nobody but SYSTEM, the Administrators and the owner is let in; and the owner is one of them, or `me`.
     #[must_use]
     pub fn is_private(&self, me: &str) -> bool {
-        let trusted = |sid: &str| sid == SYSTEM || sid == ADMINISTRATORS || sid == me;
-        let fits = |sid: &String| trusted(sid) || *sid == OWNER_RIGHTS || *sid == CREATOR_OWNER;
-        trusted(&self.owner) && self.allowed.as_ref().is_some_and(|allowed| allowed.iter().all(fits))
+        let trusted = [SYSTEM, ADMINISTRATORS, me, OWNER_RIGHTS, CREATOR_OWNER];
+        let fits = |sid: &String| trusted.contains(&sid.as_str());
+        self.is_of_the_trusted(me) && self.allowed.as_ref().is_some_and(|allowed| allowed.iter().all(fits))
     }
 }
 
@@ -319,6 +330,8 @@ mod tests {
         assert!(!access(SYSTEM, &[SYSTEM, "S-1-1-0"]).is_private(me));
         assert!(!access(me, &[me, "S-1-5-32-545"]).is_private(me));
         assert!(!access("S-1-5-21-1-2-3-1001", &[SYSTEM, OWNER_RIGHTS]).is_private(me));
+        assert!(!access("S-1-5-21-1-2-3-1001", &[]).is_of_the_trusted(me));
+        assert!([SYSTEM, ADMINISTRATORS, me].iter().all(|owner| access(owner, &[]).is_of_the_trusted(me)));
         assert!(!Access { owner: SYSTEM.to_owned(), allowed: None }.is_private(me));
     }
 

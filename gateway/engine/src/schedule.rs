@@ -5,7 +5,7 @@ use crate::conversation::whereabouts;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::output::Output;
-use crate::peer::mtu::{PathMtu, SIZE_PROBE};
+use crate::peer::mtu::SIZE_PROBE;
 use crate::peer::node::Watched;
 use crate::peer::path::{Leg, Source, Way};
 use crate::peer::probe::{Change, Prober};
@@ -214,7 +214,8 @@ impl Engine {
                 self.say(hub.index, &Message::Probe { number, mtu: leg.mtu.known() }, &mut out.relay);
             }
             if leg.measured_to != state.endpoint {
-                (leg.mtu, leg.measured_to) = (PathMtu::new(now), state.endpoint);
+                leg.mtu.restart(now);
+                leg.measured_to = state.endpoint;
             }
             if has_room(out, table) {
                 let alive = leg.prober.alive().filter(|_| leg.prober.is_up());

@@ -54,8 +54,9 @@ pub fn private() -> io::Result<Descriptor> {
 /// An ACE that lets somebody in (`ACCESS_ALLOWED_ACE_TYPE`).
 const ALLOWED: u8 = 0;
 
-/// Others that do: for one kind of object, under a condition, and both. The SID is elsewhere in them; nothing of ours has one.
-const ALLOWED_SOMEHOW: [u8; 3] = [5, 9, 11];
+/// ACEs that let nobody in: those that keep somebody out, of every form, and those that audit, alarm, or label (`ACE_HEADER`). Any
+/// other may, for one kind of object or under a condition; where its SID is we need not know, for nothing of ours has one.
+const HARMLESS: [u8; 16] = [1, 2, 3, 6, 7, 8, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20];
 
 /// A security descriptor, to be named when something is made.
 pub struct Descriptor {
@@ -178,8 +179,8 @@ impl Access {
             let sid = match kind {
                 // SAFETY: an ACE of this type has the SID where `SidStart` is.
                 ALLOWED => unsafe { sid_text((&raw mut (*ace).SidStart).cast()) }?,
-                kind if ALLOWED_SOMEHOW.contains(&kind) => format!("by an entry of type {kind}"),
-                _ => continue,
+                kind if HARMLESS.contains(&kind) => continue,
+                kind => format!("by an entry of type {kind}"),
             };
             if !allowed.contains(&sid) {
                 allowed.push(sid);
@@ -333,6 +334,30 @@ mod tests {
         assert!(!access("S-1-5-21-1-2-3-1001", &[]).is_of_the_trusted(me));
         assert!([SYSTEM, ADMINISTRATORS, me].iter().all(|owner| access(owner, &[]).is_of_the_trusted(me)));
         assert!(!Access { owner: SYSTEM.to_owned(), allowed: None }.is_private(me));
+    }
+
+    #[test]
+    fn an_entry_that_we_cannot_read_lets_somebody_in_and_one_that_keeps_out_does_not() {
+        let read = |kind: u8| {
+            // An access list of one entry (ACL, ACCESS_ALLOWED_ACE): the revision, its length, one entry; SYSTEM as its SID.
+            let mut list = [0_u32; 7];
+            list[0] = 2 | 28 << 16;
+            list[1] = 1;
+            list[2] = u32::from(kind) | 20 << 16;
+            list[3] = 0x1F_01FF;
+            list[4] = 1 | 1 << 8;
+            list[5] = u32::from_be(5);
+            list[6] = 18;
+            let owner: *mut c_void = (&raw mut list[4]).cast();
+            // SAFETY: the SID and the list are as above, and aligned.
+            unsafe { Access::read(owner, list.as_ptr().cast()) }.unwrap()
+        };
+        assert_eq!(read(0).allowed, Some(vec![SYSTEM.to_owned()]));
+        assert_eq!(read(1).allowed, Some(vec![]));
+        for kind in [4, 5, 9, 11, 77] {
+            assert!(!read(kind).is_private(SYSTEM), "{kind}");
+        }
+        assert!(read(0).is_private(SYSTEM) && read(6).is_private(SYSTEM));
     }
 
     #[test]

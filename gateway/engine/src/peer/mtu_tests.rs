@@ -111,23 +111,6 @@ fn a_path_that_carries_nothing_says_nothing_of_sizes() {
 }
 
 #[test]
-fn an_outage_in_mid_search_begins_the_search_anew() {
-    let (mut path, mut mtu) = (Path::new(1220), PathMtu::new(Instant::now()));
-    path.run(&mut mtu, 1420, seconds(1));
-    assert!(mtu.beyond.is_some(), "it searches");
-    path.carries = false;
-    path.run(&mut mtu, 1420, seconds(5));
-    (path.carries, path.passes) = (true, 1420);
-    path.sent.clear();
-    path.run(&mut mtu, 1420, seconds(1));
-    assert_eq!(
-        (path.sent[0].1, mtu.known()),
-        (1420, Some(1420)),
-        "the other path takes all, and is asked that first"
-    );
-}
-
-#[test]
 fn an_answer_of_the_path_before_says_nothing_of_the_one_that_took_its_place() {
     let (mut mtu, now) = (PathMtu::new(Instant::now()), Instant::now());
     let (old, _) = mtu.poll(now, 1420, Some(now), PATIENCE).unwrap();

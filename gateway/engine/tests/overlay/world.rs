@@ -52,6 +52,22 @@ pub struct World {
     pub walls: HashSet<(SocketAddr, SocketAddr)>,
     /// These neither do nor hear anything.
     dead: Vec<Id>,
+    /// For what arrives, and what an engine makes of it: made once, for clearing their memory takes longer than most packets do.
+    arriving: (DatagramBatch, Output),
+    /// For what an engine does when it is due.
+    acting: Output,
+}
+
+impl Party {
+    /// Its host gets what is for it, and what is for others flies.
+    fn take(&mut self, out: &Output, sent: &mut Vec<Datagram>, flying: &mut VecDeque<Datagram>) {
+        self.inbox.extend(out.host.iter().map(|(_, packet)| packet.to_vec()));
+        for (to, bytes) in out.net.iter().chain(out.whole.iter()) {
+            let datagram = Datagram { from: self.at, to, bytes: bytes.to_vec() };
+            sent.push(datagram.clone());
+            flying.push_back(datagram);
+        }
+    }
 }
 
 impl World {
@@ -65,6 +81,8 @@ impl World {
             narrow: Vec::new(),
             walls: HashSet::new(),
             dead: Vec::new(),
+            arriving: (DatagramBatch::with_capacity(1 << 17, 16), Output::for_batch(1 << 17, 16)),
+            acting: Output::for_batch(1 << 16, 256),
         }
     }
 
@@ -141,18 +159,19 @@ impl World {
                 }
             }
         }
-        self.take(id, &out);
+        self.parties[id].take(&out, &mut self.sent, &mut self.flying);
     }
 
     /// A datagram arrives at `id`. What the engine sends to the underlay and to the host in answer stays queued.
     pub fn arrives(&mut self, id: Id, datagram: &Datagram) {
-        let now = self.now;
-        let mut out = Output::for_batch(1 << 17, 16);
-        match &mut self.parties[id].kind {
+        let Self { now, parties, sent, flying, arriving: (batch, out), .. } = self;
+        batch.clear();
+        out.clear();
+        let (party, now) = (&mut parties[id], *now);
+        match &mut party.kind {
             Kind::Engine(engine) => {
-                let mut batch = DatagramBatch::with_capacity(1 << 17, 16);
                 assert!(batch.push(datagram.from, &datagram.bytes));
-                engine.handle_underlay(now, &batch, &mut out);
+                engine.handle_underlay(now, batch, out);
             }
             Kind::Plain(tunnel, peer) => {
                 let mut buffer = vec![0; datagram.bytes.len().max(200)];
@@ -167,17 +186,7 @@ impl World {
                 }
             }
         }
-        self.take(id, &out);
-    }
-
-    fn take(&mut self, id: Id, out: &Output) {
-        let party = &mut self.parties[id];
-        party.inbox.extend(out.host.iter().map(|(_, packet)| packet.to_vec()));
-        for (to, bytes) in out.net.iter().chain(out.whole.iter()) {
-            let datagram = Datagram { from: party.at, to, bytes: bytes.to_vec() };
-            self.sent.push(datagram.clone());
-            self.flying.push_back(datagram);
-        }
+        party.take(out, sent, flying);
     }
 
     /// Everything in the air arrives, and what is sent in answer, until nothing flies.
@@ -248,20 +257,19 @@ impl World {
 
     /// One party does what is due.
     pub fn act(&mut self, id: Id) {
-        {
-            let now = self.now;
-            let mut out = Output::for_batch(1 << 16, 256);
-            match &mut self.parties[id].kind {
-                Kind::Engine(engine) => engine.handle_timeout(now, &mut out),
-                Kind::Plain(tunnel, peer) => {
-                    let mut buffer = [0; 200];
-                    if let Some(len) = tunnel.tick(now, true, &mut buffer) {
-                        out.net.push(*peer, &buffer[..len]);
-                    }
+        let Self { now, parties, sent, flying, acting: out, .. } = self;
+        out.clear();
+        let (party, now) = (&mut parties[id], *now);
+        match &mut party.kind {
+            Kind::Engine(engine) => engine.handle_timeout(now, out),
+            Kind::Plain(tunnel, peer) => {
+                let mut buffer = [0; 200];
+                if let Some(len) = tunnel.tick(now, true, &mut buffer) {
+                    out.net.push(*peer, &buffer[..len]);
                 }
             }
-            self.take(id, &out);
         }
+        party.take(out, sent, flying);
     }
 
     /// Long enough for every warm link to be up.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeInclusive;
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +33,11 @@ const OVER_IPV6: u64 = OVER_IPV4 - 20;
 /// The search is content with three bytes less, and the switch takes four more one way than the other.
 const SLACK: u64 = 7;
 
+/// What the search may find where `most` bytes pass.
+fn nearly(most: u64) -> RangeInclusive<u64> {
+    most - SLACK..=most
+}
+
 /// Nothing larger than 1,280 bytes passes between this machine and all others: its switch drops it, which says nothing.
 fn narrow(world: &World, node: &Node, host: u8) {
     // The router's own interface keeps its MTU, once somebody has changed it; otherwise it takes that of the smallest port.
@@ -57,7 +63,7 @@ fn mtu(overlay: &Overlay, slot: u8, peer: &str) -> Option<u64> {
 #[track_caller]
 fn found(overlay: &Overlay, slot: u8, peer: &str, most: u64) {
     until_in(Duration::from_secs(60), &format!("{slot} finds the MTU to {peer}"), || {
-        mtu(overlay, slot, peer).is_some_and(|mtu| (most - SLACK..=most).contains(&mtu))
+        mtu(overlay, slot, peer).is_some_and(|mtu| nearly(most).contains(&mtu))
     });
 }
 
@@ -66,7 +72,7 @@ fn found(overlay: &Overlay, slot: u8, peer: &str, most: u64) {
 fn hub_knows(overlay: &Overlay, most: u64) {
     until("the hub knows what passes to 64", || {
         let known = overlay.hub.gw().status().peer("cluster-64").and_then(|peer| peer["mtu"].as_u64());
-        known.is_some_and(|mtu| (most - SLACK..=most).contains(&mtu))
+        known.is_some_and(|mtu| nearly(most).contains(&mtu))
     });
 }
 
@@ -201,8 +207,7 @@ fn a_connection_survives_the_move_to_a_narrow_path(world: &World) {
             let paths = paths.as_array().unwrap();
             paths.iter().find(|path| path["via"] == via).and_then(|path| path["mtu"].as_u64())
         };
-        of(HUB) == Some(1420)
-            && of(SECOND_HUB).is_some_and(|mtu| (OVER_IPV4 - SLACK..=OVER_IPV4).contains(&mtu))
+        of(HUB) == Some(1420) && of(SECOND_HUB).is_some_and(|mtu| nearly(OVER_IPV4).contains(&mtu))
     });
     assert_eq!(overlay.hub_in_use(), HUB);
     let (from, to) = (overlay.node(56).node.clone(), overlay.node(64).node.clone());

@@ -244,7 +244,7 @@ pub struct LinkStatus {
     pub leg: Option<LegStatus>,
     /// A hub's member: the endpoint that it has confirmed.
     pub confirmed: Option<SocketAddr>,
-    /// For a hub: the largest packet in bytes that passes between it and this member, once the member has said so.
+    /// A hub's member: the largest packet in bytes that passes between the two, once the member has said so.
     pub mtu: Option<u16>,
     /// A hub's member: datagrams and bytes that were forwarded for it.
     pub forwarded: (u64, u64),
@@ -416,6 +416,10 @@ impl Link {
     pub fn status(&self) -> LinkStatus {
         let account = self.account.lock().clone();
         let state = self.state.lock();
+        let seat = match &state.kin {
+            Kin::Member(seat) => Some(seat),
+            _ => None,
+        };
         LinkStatus {
             speaks: state.talk.as_ref().is_some_and(|talk| talk.hello().is_some()),
             leg: match &state.kin {
@@ -431,14 +435,8 @@ impl Link {
                 }
                 _ => None,
             },
-            confirmed: match &state.kin {
-                Kin::Member(seat) => seat.confirmed,
-                _ => None,
-            },
-            mtu: match &state.kin {
-                Kin::Member(seat) => seat.mtu,
-                _ => None,
-            },
+            confirmed: seat.and_then(|seat| seat.confirmed),
+            mtu: seat.and_then(|seat| seat.mtu),
             forwarded: (account.datagrams, account.bytes),
             paths: match &state.kin {
                 Kin::Node(node) => Some(node.paths.clone()),

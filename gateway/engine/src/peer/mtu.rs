@@ -122,7 +122,8 @@ impl PathMtu {
         patience: Duration,
     ) -> Option<(u32, u16)> {
         if self.most != most {
-            *self = Self { most, size: most, number: self.number, ..Self::new(now) };
+            self.restart(now);
+            (self.most, self.size) = (most, most);
         }
         let Some(alive) = alive else {
             // Nothing passes: that says nothing of sizes. When it carries again, it may be another path.

@@ -149,10 +149,8 @@ fn start(name: &str, guid: u128) -> io::Result<()> {
 /// from any more are removed.
 fn copy_of(program: &Path) -> io::Result<PathBuf> {
     let folder = places::root().join("holder");
-    // Before anything is removed: were it a link, that would be somewhere else.
-    if let Some(why) = files::distrust(&folder)? {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    }
+    // It is looked at before anything is removed: were it a link, that would be somewhere else.
+    files::create_private_dir(&folder)?;
     for old in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
         // Whoever runs from it keeps it.
         let _ = std::fs::remove_dir_all(old.path());

@@ -121,7 +121,8 @@ impl Drop for Descriptor {
 pub struct Access {
     /// The owner's SID.
     pub owner: String,
-    /// The SIDs that are let in, by whichever right, or the sort of entry that lets somebody in whom we cannot read; `None`: everybody, for there is no list.
+    /// The SIDs that are let in, by whichever right, or the sort of entry that lets somebody in whom we cannot read; `None`:
+    /// everybody, for there is no list.
     pub allowed: Option<Vec<String>>,
 }
 

@@ -322,7 +322,7 @@ impl Status {
                     loss: loss(status, &peers),
                     path_changes: status.link.paths.as_ref().map_or(0, Paths::changes),
                     missed_heartbeats: status.link.paths.as_ref().map_or(0, Paths::missed_heartbeats),
-                    mtu: in_use(status, &peers, |path| path.mtu).flatten().or(status.link.mtu),
+                    mtu: mtu(status, &peers),
                     paths: paths(status, &peers, now),
                     speaks: status.link.speaks,
                     forwarded_packets: status.link.forwarded.0,
@@ -455,6 +455,12 @@ fn loss(status: &PeerStatus, peers: &[PeerStatus]) -> Option<f64> {
     in_use(status, peers, |path| path.loss)
 }
 
+/// What the packet path takes to pass; to a node once that was measured.
+fn mtu(status: &PeerStatus, peers: &[PeerStatus]) -> Option<u16> {
+    let measured = || in_use(status, peers, |path| path.mtu).flatten();
+    status.link.mtu.filter(|_| status.link.paths.is_none() || measured().is_some())
+}
+
 /// To microseconds.
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
@@ -493,7 +499,7 @@ fn redundancy(peers: &[PeerStatus]) -> Option<Warning> {
 /// Paths in use that take less than the device's packets.
 fn small_paths(peers: &[PeerStatus], device: u16) -> Option<Warning> {
     let small = |status: &PeerStatus| {
-        let mtu = in_use(status, peers, |path| path.mtu).flatten().filter(|mtu| *mtu < device)?;
+        let mtu = mtu(status, peers).filter(|mtu| *mtu < device)?;
         Some((mtu, status.peer.settings.name.clone()))
     };
     let small: Vec<_> = peers.iter().filter_map(small).collect();

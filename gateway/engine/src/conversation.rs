@@ -294,9 +294,11 @@ impl Engine {
         let Kin::Node(node) = &mut state.kin else { return };
         let legs = self.legs.read();
         let step = node.paths.decide(now, &legs);
-        if let Step::Now(way) = step {
-            node.mtu = node.paths.mtu_of(way, &legs);
-        }
+        // What is heard counts at once: a connection that begins now keeps what its SYN was cut to.
+        node.mtu = match step {
+            Step::Now(way) => node.paths.mtu_of(way, &legs),
+            Step::Stay | Step::Prepare(_) => node.paths.mtu(&legs),
+        };
         match step {
             Step::Stay => {
                 // The hub itself may have moved.

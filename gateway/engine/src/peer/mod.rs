@@ -244,7 +244,7 @@ pub struct LinkStatus {
     pub leg: Option<LegStatus>,
     /// A hub's member: the endpoint that it has confirmed.
     pub confirmed: Option<SocketAddr>,
-    /// A hub's member: the largest packet in bytes that passes between the two, once the member has said so.
+    /// The largest packet in bytes that is taken to pass: to a node on the path in use; to a hub's member, once that has said so.
     pub mtu: Option<u16>,
     /// A hub's member: datagrams and bytes that were forwarded for it.
     pub forwarded: (u64, u64),
@@ -436,7 +436,11 @@ impl Link {
                 _ => None,
             },
             confirmed: seat.and_then(|seat| seat.confirmed),
-            mtu: seat.and_then(|seat| seat.mtu),
+            mtu: match &state.kin {
+                Kin::Member(seat) => seat.mtu,
+                Kin::Node(node) => Some(node.mtu),
+                Kin::Hub(_) | Kin::Plain => None,
+            },
             forwarded: (account.datagrams, account.bytes),
             paths: match &state.kin {
                 Kin::Node(node) => Some(node.paths.clone()),

@@ -7,6 +7,7 @@ use etherparse::{TcpOptionElement, TcpSlice};
 use overlay_engine::DropReason;
 use overlay_engine::peer::path::Way;
 use overlay_engine::peer::{PeerKind, Sealing};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -107,6 +108,24 @@ fn a_narrow_leg_is_measured_and_both_ends_are_told_what_passes() {
         assert_eq!(passes(&mut c.world, (wide, from), (other, 73)), 1_420);
         assert_eq!(c.world.drops(a, DropReason::Malformed), 0);
     }
+}
+
+#[test]
+fn what_the_other_end_says_of_its_leg_counts_at_once() {
+    let mut c = cold_cluster(1, Sealing::Required);
+    c.world.narrow(c.nodes[1], c.hubs[0], NARROW);
+    let mut seen = BTreeSet::new();
+    for _ in 0..1_000 {
+        c.world.run(Duration::from_millis(10));
+        let link = c.world.link(c.nodes[0], c.nodes[1]);
+        let told = link.paths.as_ref().and_then(|paths| paths.told()?.hubs().next()?.mtu);
+        if let Some(told) = told {
+            assert_eq!(link.mtu, Some(told));
+            seen.insert(told);
+        }
+    }
+    assert!(seen.len() > 1, "{seen:?}");
+    is_found(usize::from(*seen.last().unwrap()));
 }
 
 #[test]

@@ -239,6 +239,7 @@ impl Engine {
             (found.mtu, found.measured) = (leg.mtu.size(), leg.mtu.known().is_some());
         } else if leg.prober.sent() > 0 {
             leg.prober = Prober::new(now);
+            leg.mtu.restart(now);
         }
         found.up = if probed { leg.prober.is_up() } else { found.plain };
         found.draining = leg.draining && session;

@@ -127,7 +127,9 @@ impl PathMtu {
         }
         let Some(alive) = alive else {
             // Nothing passes: that says nothing of sizes. When it carries again, it may be another path.
-            (self.flying, self.misses, self.next) = (None, 0, now);
+            (self.flying, self.overdue, self.misses, self.next) = (None, [None; REMEMBERED], 0, now);
+            // What a search has found not to pass may then pass.
+            self.beyond = self.beyond.map(|_| most.saturating_add(1));
             return None;
         };
         if now < self.next {

@@ -111,6 +111,31 @@ fn a_path_that_carries_nothing_says_nothing_of_sizes() {
 }
 
 #[test]
+fn an_outage_in_mid_search_begins_the_search_anew() {
+    let (mut path, mut mtu) = (Path::new(1220), PathMtu::new(Instant::now()));
+    path.run(&mut mtu, 1420, seconds(1));
+    assert!(mtu.beyond.is_some(), "it searches");
+    path.carries = false;
+    path.run(&mut mtu, 1420, seconds(5));
+    (path.carries, path.passes) = (true, 1420);
+    path.sent.clear();
+    path.run(&mut mtu, 1420, seconds(1));
+    let first = path.sent[0].1;
+    assert_eq!((first, mtu.known()), (1420, Some(1420)), "the other path takes all, and is asked that first");
+}
+
+#[test]
+fn an_answer_from_before_an_outage_says_nothing_of_the_path_after_it() {
+    let (mut mtu, start) = (PathMtu::new(Instant::now()), Instant::now());
+    let at = |n: u32| start + PATIENCE * 3 * n;
+    let (old, _) = mtu.poll(start, 1420, Some(start), PATIENCE).unwrap();
+    assert!(mtu.poll(at(1), 1420, Some(at(1)), PATIENCE).is_some(), "the first one counts as lost");
+    assert_eq!(mtu.poll(at(2), 1420, None, PATIENCE), None);
+    assert!(!mtu.answered(at(3), old));
+    assert_eq!(mtu.known(), None);
+}
+
+#[test]
 fn an_answer_of_the_path_before_says_nothing_of_the_one_that_took_its_place() {
     let (mut mtu, now) = (PathMtu::new(Instant::now()), Instant::now());
     let (old, _) = mtu.poll(now, 1420, Some(now), PATIENCE).unwrap();

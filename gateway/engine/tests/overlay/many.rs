@@ -72,13 +72,14 @@ fn unreached(world: &mut World, nodes: &[Id]) -> usize {
 fn all_pairs_of_sixty_four_nodes_reach_each_other_and_lose_a_hub_for_less_than_a_second() {
     let (mut world, hubs, nodes) = overlay();
     world.run(Duration::from_secs(5));
-    assert_eq!(unreached(&mut world, &nodes), 0);
-    // What it costs a hub while nobody has anything to say.
+    // What it costs a hub while nobody has anything to say. This is asked first: what has been said and not answered leads to
+    // handshakes by boringtun's own clock, which is the machine's, and this takes longer than it pretends to.
     world.run(Duration::from_secs(3));
     world.sent.clear();
     world.run(Duration::from_secs(10));
     let probes = world.sent.iter().filter(|datagram| datagram.to == at(1)).count();
     assert!(probes < 3000, "{probes} in ten seconds");
+    assert_eq!(unreached(&mut world, &nodes), 0);
     world.kill(hubs[0]);
     world.run(Duration::from_millis(750));
     assert_eq!(unreached(&mut world, &nodes), 0);

@@ -351,6 +351,43 @@ impl Kernel for UdpSocket {
     }
 }
 
+/// A socket, of IPv6 or not, that sends with "don't fragment". That is the socket's, and set for the moment of the call only: what a
+/// packet thread sends by it meanwhile is not to be fragmented either, which it hardly ever would have been. A socket of its own would
+/// have to be read as well.
+struct Unfragmented<'a>(&'a UdpSocket, bool);
+
+impl Kernel for Unfragmented<'_> {
+    fn send<'a>(&self, messages: impl Iterator<Item = Message<'a>>) -> io::Result<usize> {
+        let Self(socket, ipv6) = *self;
+        mmsg::allow_fragments(socket.as_fd(), ipv6, false)?;
+        let result = mmsg::send(socket.as_fd(), messages);
+        mmsg::allow_fragments(socket.as_fd(), ipv6, true)?;
+        result
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        wait_writable(self.0)
+    }
+}
+
+/// Sends one datagram, and waits a little while the socket is full: a probe that does not leave would count as lost.
+fn send_patiently(kernel: &impl Kernel, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    let mut waits = 0;
+    loop {
+        match kernel.send(std::iter::once(Message { to, bytes, stride: None })) {
+            Ok(_) => return Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::EAGAIN | libc::ENOBUFS) if waits < FULL_RETRIES => {
+                    waits += 1;
+                    kernel.wait()?;
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
 impl Transport for UdpTransport {
     fn send_batch(&self, batch: &DatagramBatch) -> io::Result<usize> {
         let (mut at, mut sent) = (0, 0);
@@ -376,13 +413,9 @@ impl Transport for UdpTransport {
                 self.common.counters.no_socket.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
-            // "Don't fragment" is the socket's, and set for this moment only. What a packet thread sends by it meanwhile is not to be
-            // fragmented either, which it hardly ever would have been; a socket of its own would have to be read as well.
-            mmsg::allow_fragments(one.socket.as_fd(), to.is_ipv6(), false)?;
-            let result = one.socket.send_to(bytes, to);
-            mmsg::allow_fragments(one.socket.as_fd(), to.is_ipv6(), true)?;
+            let result = send_patiently(&Unfragmented(&one.socket, to.is_ipv6()), to, bytes);
             match result {
-                Ok(_) => sent += 1,
+                Ok(()) => sent += 1,
                 // Larger than the device's own MTU: that is an answer as well.
                 Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {}
                 Err(error) => {

@@ -96,6 +96,21 @@ fn a_full_socket_is_waited_for_and_what_it_does_not_take_is_counted() {
 }
 
 #[test]
+fn a_full_socket_is_waited_for_by_a_single_datagram_as_well() {
+    for code in [libc::EAGAIN, libc::ENOBUFS] {
+        let kernel = Scripted::new(&[Says(code), Says(libc::EINTR), Says(code), Takes(1)]);
+        send_patiently(&kernel, ([192, 0, 2, 1], 4000).into(), &[7; 100]).unwrap();
+        assert_eq!((kernel.sent.take(), kernel.waits.take()), (vec![7], 2));
+        let kernel = Scripted::new(&[Says(code); 4]);
+        let error = send_patiently(&kernel, ([192, 0, 2, 1], 4000).into(), &[7; 100]).unwrap_err();
+        assert_eq!((error.raw_os_error(), kernel.waits.take()), (Some(code), FULL_RETRIES as usize));
+    }
+    let kernel = Scripted::new(&[Says(libc::EMSGSIZE)]);
+    let error = send_patiently(&kernel, ([192, 0, 2, 1], 4000).into(), &[7; 100]).unwrap_err();
+    assert_eq!((error.raw_os_error(), kernel.waits.take()), (Some(libc::EMSGSIZE), 0));
+}
+
+#[test]
 fn a_kernel_that_cuts_no_trains_is_asked_once_or_a_few_times_and_loses_nothing() {
     for (code, asked) in
         [(libc::ENOPROTOOPT, 1), (libc::EOPNOTSUPP, 1), (libc::EINVAL, REFUSALS), (libc::EIO, REFUSALS)]

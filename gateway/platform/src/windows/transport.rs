@@ -180,11 +180,14 @@ impl Transport for UdpTransport {
                 continue;
             };
             // It is the socket's, and set for this moment only; what another thread sends meanwhile hardly ever is fragmented.
-            let _ = allow_fragments(&one.socket, to, false);
-            let result = one.socket.send_to(bytes, to);
-            let _ = allow_fragments(&one.socket, to, true);
+            let result = patiently(|| {
+                let _ = allow_fragments(&one.socket, to, false);
+                let result = one.socket.send_to(bytes, to);
+                let _ = allow_fragments(&one.socket, to, true);
+                result.map(|_| ())
+            });
             match result {
-                Ok(_) => sent += 1,
+                Ok(()) => sent += 1,
                 // Larger than the interface's own MTU: that is an answer as well.
                 Err(error) if error.raw_os_error() == Some(WSAEMSGSIZE) => {}
                 Err(error) if error.raw_os_error() == Some(WSAENOTSOCK) => return Err(error),

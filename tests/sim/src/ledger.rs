@@ -83,10 +83,10 @@ impl Ledger {
                 if (sent.source, sent.destination) != (*source, *destination) {
                     return Err(format!("packet {id} arrived as {source} > {destination}: {sent:?}"));
                 }
-                if !parties[sent.from].owns(*source) {
+                if !parties[sent.from].may_have(*source) {
                     return Err(format!("a packet from a foreign slot was delivered: {sent:?}"));
                 }
-                if !parties[at].owns(*destination) {
+                if !parties[at].may_have(*destination) {
                     return Err(format!("packet {id} for {destination} was delivered here: {sent:?}"));
                 }
                 if !parties[at].live.contains(destination) {

@@ -1,6 +1,7 @@
 //! Whole overlays in virtual time: `overlay-sim run` many seeds, `overlay-sim replay` one of them. See README.md.
 
 mod check;
+mod claims;
 mod clock;
 mod ledger;
 mod memory;

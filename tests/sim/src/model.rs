@@ -3,6 +3,7 @@
 use crate::net::{Joined, Net, PartyId};
 use crate::party::{Life, Party};
 use crate::scenario::Role;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// What becomes of a packet once the world has been as it is for long enough.
@@ -12,6 +13,17 @@ pub enum Verdict {
     Must,
     /// Nothing is promised.
     May,
+}
+
+/// Whose a floating address is, as one node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// One node has it, and all others that do are out of reach.
+    One(PartyId),
+    /// Nobody has it, and nobody is out of reach.
+    Nobody,
+    /// Several have it, or who has it may be reached or not: nothing is promised.
+    Open,
 }
 
 /// How two parties stand to one another.
@@ -70,6 +82,30 @@ impl World<'_> {
         match self.leg(a, b) {
             Leg::Good if lost => Leg::Doubtful,
             leg => leg,
+        }
+    }
+
+    /// Whether two nodes know of one another and hear one another; of itself each does.
+    pub fn knows_well(self, a: PartyId, b: PartyId) -> bool {
+        let knows = self.parties[a].plan.knows.contains(&b) && self.parties[b].plan.knows.contains(&a);
+        let must = |a: PartyId, b: PartyId| self.arrives(a, b) == Verdict::Must;
+        if a == b { self.parties[a].life == Life::Up } else { knows && must(a, b) && must(b, a) }
+    }
+
+    /// Whether nothing of `a` comes to `b`, by whatever way.
+    fn apart(self, a: PartyId, b: PartyId) -> bool {
+        let mut hubs = (0..self.parties.len()).filter(|&id| self.parties[id].plan.role == Role::Hub);
+        a != b && self.leg(a, b) == Leg::Broken && hubs.all(|hub| self.through(hub, a, b) == Leg::Broken)
+    }
+
+    /// Whose a floating address is for node `from`.
+    pub fn owner(self, from: PartyId, floating: Ipv4Addr) -> Ownership {
+        let able = || (0..self.parties.len()).filter(|&id| self.parties[id].plan.able);
+        let mut holders = able().filter(|&id| self.parties[id].holds(floating) && !self.apart(from, id));
+        match (holders.next(), holders.next()) {
+            (Some(one), None) if self.knows_well(from, one) => Ownership::One(one),
+            (None, _) if able().all(|id| self.knows_well(from, id)) => Ownership::Nobody,
+            _ => Ownership::Open,
         }
     }
 

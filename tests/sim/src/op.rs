@@ -1,5 +1,6 @@
 //! What happens in a story, and when: made from the seed alone, so that leaving one out leaves the others as they are.
 
+use crate::claims::FLOATING;
 use crate::nat::Nat;
 use crate::net::{PartyId, Weather};
 use crate::packet::Kind;
@@ -57,6 +58,16 @@ pub enum Op {
         host: u8,
         on: bool,
     },
+    /// A floating address comes onto a node's device, or leaves it.
+    Float {
+        node: PartyId,
+        host: u8,
+        on: bool,
+    },
+    /// Each node sends to the floating addresses that have one owner.
+    CallFloating,
+    /// A hub is drained, or takes its part again.
+    Drain(PartyId, bool),
     Cut {
         from: PartyId,
         to: PartyId,
@@ -180,8 +191,12 @@ impl Ops<'_> {
             for _ in 0..self.rng.usize(3..25) {
                 let longest = if self.rng.u8(0..6) == 0 { 20_000_000 } else { 1_500_000 };
                 self.now += Duration::from_micros(self.rng.u64(0..longest));
+                let mut aside = self.rng.clone();
                 let op = self.any();
                 self.push(op);
+                if let Some(op) = self.any_aside(&mut aside) {
+                    self.push(op);
+                }
             }
             let chance = [0, 128, 255, 255][self.rng.usize(..4)];
             let seed = self.rng.u64(..);
@@ -224,6 +239,22 @@ impl Ops<'_> {
         }
     }
 
+    /// What there was not at first, beside what happens anyway.
+    fn any_aside(&self, aside: &mut Rng) -> Option<Op> {
+        let all = |wanted: fn(Role) -> bool| -> Vec<PartyId> {
+            (0..self.plans.len()).filter(|&id| wanted(self.plans[id].role)).collect()
+        };
+        let (nodes, hubs) = (all(|role| matches!(role, Role::Node(_))), all(|role| role == Role::Hub));
+        match aside.u8(0..20) {
+            0..6 if self.plans.iter().any(|plan| plan.able) => {
+                let (node, host) = (aside.choice(nodes)?, aside.choice(FLOATING)?);
+                Some(Op::Float { node, host, on: aside.u8(0..3) > 0 })
+            }
+            6 => Some(Op::Drain(aside.choice(hubs)?, aside.bool())),
+            _ => None,
+        }
+    }
+
     fn send(&mut self) -> Op {
         let (from, other) = (self.node(), self.node());
         let aim = match self.rng.u8(0..12) {
@@ -256,9 +287,46 @@ impl Ops<'_> {
             _ if self.nats.is_empty() => Op::Crash(hub),
             _ => Op::Rebind(self.rng.usize(..self.nats.len())),
         };
-        let limit = if matches!(op, Op::Reload(_)) { wait::UNDISTURBED } else { wait::RECOVERY };
+        // Drawn aside, as above.
+        let mut aside = self.rng.clone();
+        let op = if aside.u8(0..8) == 0 { Op::Drain(hub, true) } else { op };
+        let costs_nothing = matches!(op, Op::Reload(_) | Op::Drain(..));
+        let limit = if costs_nothing { wait::UNDISTURBED } else { wait::RECOVERY };
+        self.float_first(&mut aside);
         self.push(op);
         self.after(wait::MEASURED, Op::Gaps(limit));
+        self.float_on(&mut aside);
+    }
+
+    fn able(&self) -> Vec<PartyId> {
+        (0..self.plans.len()).filter(|&id| self.plans[id].able).collect()
+    }
+
+    /// A floating address is somewhere before the fault,
+    fn float_first(&mut self, aside: &mut Rng) {
+        if let Some(node) = aside.choice(self.able()) {
+            self.push(Op::Float { node, host: FLOATING[0], on: true });
+        }
+    }
+
+    /// and moves after it, as keepalived moves one: for a moment both have it, or nobody.
+    fn float_on(&mut self, aside: &mut Rng) {
+        let Some(first) = self.list.iter().rev().find_map(|(_, op)| match op {
+            Op::Float { node, .. } => Some(*node),
+            _ => None,
+        }) else {
+            return;
+        };
+        let Some(next) = aside.choice(self.able()).filter(|next| *next != first) else { return };
+        let host = FLOATING[0];
+        let mut moves =
+            [Op::Float { node: first, host, on: false }, Op::Float { node: next, host, on: true }];
+        aside.shuffle(&mut moves);
+        let [before, after] = moves;
+        self.push(before);
+        self.after(Duration::from_millis(aside.u64(0..300)), after);
+        self.after(wait::MOVED, Op::CallFloating);
+        self.after(Duration::from_secs(1), Op::Look);
     }
 
     fn idle(&mut self) {

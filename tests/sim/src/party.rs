@@ -1,5 +1,6 @@
 //! A party: one engine, its host, and what can befall them.
 
+use crate::claims::is_floating;
 use crate::memory::measured;
 use crate::packet::Reassembly;
 use crate::scenario::{Plan, Role, address};
@@ -126,6 +127,21 @@ impl Party {
 
     pub fn is_node(&self) -> bool {
         matches!(self.plan.role, Role::Node(_))
+    }
+
+    /// Whether it may have an address: one of its slot, or a floating one.
+    pub fn may_have(&self, ip: Ipv4Addr) -> bool {
+        self.owns(ip) || self.plan.able && is_floating(ip)
+    }
+
+    /// What is on its device of its own slot.
+    pub fn own_live(&self) -> Vec<Ipv4Addr> {
+        self.live.iter().copied().filter(|ip| self.owns(*ip)).collect()
+    }
+
+    /// Whether a floating address is its to have, and on its device.
+    pub fn holds(&self, floating: Ipv4Addr) -> bool {
+        self.plan.able && self.live.contains(&floating)
     }
 
     /// Whether an address is of its slot.

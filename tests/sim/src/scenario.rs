@@ -40,6 +40,10 @@ pub struct Plan {
     pub direct: BTreeSet<PartyId>,
     /// Whose key stands in its file.
     pub knows: BTreeSet<PartyId>,
+    /// Floating addresses may be its.
+    pub able: bool,
+    /// They may not, but in its own file they may.
+    pub pretends: bool,
 }
 
 /// What kind of story a seed tells.
@@ -61,6 +65,14 @@ pub struct Scenario {
     pub attachments: Vec<Attachment>,
     pub nats: Vec<Nat>,
     pub ops: Vec<(Duration, Op)>,
+}
+
+/// The octet of a node's slot.
+fn octet_of(role: Role) -> Option<u8> {
+    match role {
+        Role::Node(octet) => Some(octet),
+        Role::Hub | Role::Liar(..) => None,
+    }
 }
 
 /// An address of the overlay.
@@ -165,6 +177,13 @@ fn plan(rng: &mut Rng, roles: &[Role], attachments: &[Attachment]) -> Vec<Plan> 
     }
     let everybody = rng.bool();
     let keepalive = [None, None, Some(1), Some(10)][rng.usize(..4)];
+    // Drawn aside: all else stays as it was before there were floating addresses. Those who are routed have none.
+    let mut aside = Rng::with_seed(rng.clone().u64(..) ^ 0xF10A7);
+    let able: Vec<bool> = ids.clone().map(|id| everybody && is_node(&id) && aside.u8(0..4) > 0).collect();
+    let pretends: Vec<bool> =
+        ids.clone().map(|id| everybody && is_node(&id) && !able[id] && aside.bool()).collect();
+    let slots: Vec<String> =
+        ids.clone().filter(|&id| able[id]).filter_map(|id| Some(octet_of(roles[id])?.to_string())).collect();
     // A key that node and hub share besides, for some: derived from both.
     let shared: Vec<bool> = roles.iter().map(|_| rng.u8(0..4) == 0).collect();
     let preshared = |node: PartyId, hub: PartyId| {
@@ -189,6 +208,11 @@ fn plan(rng: &mut Rng, roles: &[Role], attachments: &[Attachment]) -> Vec<Plan> 
                  [overlay]\ncidr = \"172.16.8.0/24\"",
                 name(id)
             );
+            if !slots.is_empty() {
+                let own = octet_of(roles[id]).filter(|_| pretends[id]).map(|octet| octet.to_string());
+                let slots = slots.iter().cloned().chain(own).collect::<Vec<_>>().join(", ");
+                let _ = writeln!(text, "[[overlay.floating]]\ncidr = \"172.16.8.248/29\"\nslots = [{slots}]");
+            }
             let mut peer =
                 |section: &str, other: PartyId, endpoint: bool, psk: Option<(PartyId, PartyId)>| {
                     let _ = writeln!(
@@ -241,6 +265,8 @@ fn plan(rng: &mut Rng, roles: &[Role], attachments: &[Attachment]) -> Vec<Plan> 
                 starts,
                 direct,
                 knows,
+                able: able[id],
+                pretends: pretends[id],
             }
         })
         .collect()

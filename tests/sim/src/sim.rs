@@ -388,7 +388,7 @@ impl Sim {
     }
 
     /// Sends a probe from a party's host. `lying`: from an address of the slot that it claims.
-    fn probe(
+    pub fn probe(
         &mut self,
         from: PartyId,
         source: Ipv4Addr,
@@ -422,15 +422,15 @@ impl Sim {
         self.host_sends(from, &packets);
     }
 
-    fn nodes(&self) -> Vec<PartyId> {
+    pub fn nodes(&self) -> Vec<PartyId> {
         (0..self.parties.len()).filter(|&id| self.parties[id].is_node()).collect()
     }
 
-    fn world(&self) -> model::World<'_> {
+    pub fn world(&self) -> model::World<'_> {
         model::World { parties: &self.parties, net: &self.net, now: self.now }
     }
 
-    fn home(&self, id: PartyId) -> Ipv4Addr {
+    pub fn home(&self, id: PartyId) -> Ipv4Addr {
         address(self.parties[id].octet().unwrap_or_default() + 1)
     }
 
@@ -461,6 +461,27 @@ impl Sim {
                     party.live.remove(&address(octet + host));
                 }
                 party.tell_live();
+            }
+            Op::Float { node, host, on } => {
+                let party = &mut self.parties[node];
+                if on {
+                    party.live.insert(address(host));
+                } else {
+                    party.live.remove(&address(host));
+                }
+                party.tell_live();
+                // Whoever may not have it is not believed to be it either.
+                let first = self.nodes().into_iter().find(|to| *to != node);
+                if let Some(to) = first.filter(|_| on) {
+                    let what = (Kind::Udp, 40, 1);
+                    self.probe(node, address(host), self.home(to), what, Promise::None, None);
+                }
+            }
+            Op::CallFloating => self.calls_floating(false),
+            Op::Drain(id, on) => {
+                if let Some(engine) = &self.parties[id].engine {
+                    engine.set_draining(on);
+                }
             }
             Op::Cut { from, to, both } => {
                 if from == to {
@@ -585,7 +606,7 @@ impl Sim {
         let source = self.home(from);
         let destination = match aim {
             Aim::Live(to) => {
-                let live: Vec<_> = self.parties[to].live.iter().copied().collect();
+                let live = self.parties[to].own_live();
                 if live.is_empty() { self.home(to) } else { live[self.rng.usize(..live.len())] }
             }
             Aim::Offline(to) => address(self.parties[to].octet().unwrap_or_default() + 6),
@@ -659,6 +680,15 @@ impl Sim {
                 self.probe(from, source, outside, (Kind::Udp, 40, 1), Promise::Refused, None);
             }
         }
+        self.calls_floating(true);
+        self.listeners_are_known();
+    }
+
+    /// All pairs of nodes, each way.
+    pub fn pairs(&self) -> Vec<(PartyId, PartyId)> {
+        let nodes = self.nodes();
+        let pairs = nodes.iter().flat_map(|&a| nodes.iter().map(move |&b| (a, b)));
+        pairs.filter(|(a, b)| a != b).collect()
     }
 
     fn calls_all(&mut self, from: PartyId) {
@@ -675,7 +705,7 @@ impl Sim {
         let promise = |kept: bool, promise| if kept { promise } else { Promise::None };
         let octet = self.parties[to].octet().unwrap_or_default();
         let source = self.home(from);
-        let mut live: Vec<_> = self.parties[to].live.iter().copied().collect();
+        let mut live = self.parties[to].own_live();
         self.rng.shuffle(&mut live);
         let size = [16, 100, 1000, 1392][self.rng.usize(..4)];
         for &destination in live.iter().take(2) {
@@ -712,8 +742,7 @@ impl Sim {
 
     fn measure(&mut self) {
         let now = self.now;
-        let pairs = self.nodes().into_iter().flat_map(|a| self.nodes().into_iter().map(move |b| (a, b)));
-        self.gaps = Some(pairs.filter(|(a, b)| a != b).map(|pair| (pair, (now, Duration::ZERO))).collect());
+        self.gaps = Some(self.pairs().into_iter().map(|pair| (pair, (now, Duration::ZERO))).collect());
     }
 
     fn look_at_gaps(&mut self, limit: Duration) {

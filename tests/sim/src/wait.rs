@@ -12,6 +12,9 @@ pub const START: Duration = Duration::from_secs(8);
 /// How long traffic may stop at a single fault while another way is there: at most one beat of a cluster's.
 pub const RECOVERY: Duration = Duration::from_millis(1000);
 
+/// How soon a floating address is reached where it has come to, wherever from.
+pub const MOVED: Duration = Duration::from_millis(1000);
+
 /// How long traffic may stop when nothing has failed (a reload): a beat's pace, and the longest way there is.
 pub const UNDISTURBED: Duration = Duration::from_millis(300);
 

@@ -33,6 +33,20 @@ impl Sim {
         }
     }
 
+    /// Of two that have an address, it belongs to the one that took it from the other.
+    pub fn is_taken(&mut self, node: PartyId, from: PartyId, floating: Ipv4Addr) {
+        if !self.world().knows_well(from, node) || !self.parties[node].holds(floating) {
+            return;
+        }
+        for id in self.nodes() {
+            let asked = !self.parties[id].plan.pretends && self.world().knows_well(id, node);
+            if asked && self.owner_in_the_eyes_of(id, floating) != Some(node) {
+                let [by, node] = [id, node].map(|id| self.parties[id].plan.name.clone());
+                return self.violated(format!("{node} has taken {floating}, which {by} does not see"));
+            }
+        }
+    }
+
     fn calls_one(&mut self, from: PartyId, floating: Ipv4Addr) {
         let ownership = self.world().owner(from, floating);
         let expected = match ownership {

@@ -125,8 +125,10 @@ impl World<'_> {
                 _ => Verdict::May,
             };
         }
-        // The others are routed: by the first hub that works for the sender; whether the receiver is there too, the sender
-        // does not ask.
+        // The others are routed: by the first hub that works for the sender, and is not to be left; whether the receiver is
+        // there too, the sender does not ask.
+        let mut hubs: Vec<_> = hubs.collect();
+        hubs.sort_by_key(|&hub| self.parties[hub].draining);
         for hub in hubs {
             match self.leg(a, hub) {
                 Leg::Good if self.leg(hub, b) == Leg::Good => return Verdict::Must,

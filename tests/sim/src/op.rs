@@ -66,6 +66,12 @@ pub enum Op {
     },
     /// Each node sends to the floating addresses that have one owner.
     CallFloating,
+    /// Two have a floating address: it is this node's, which took it last.
+    Taken {
+        node: PartyId,
+        from: PartyId,
+        host: u8,
+    },
     /// A hub is drained, or takes its part again.
     Drain(PartyId, bool),
     Cut {
@@ -319,12 +325,24 @@ impl Ops<'_> {
         };
         let Some(next) = aside.choice(self.able()).filter(|next| *next != first) else { return };
         let host = FLOATING[0];
-        let mut moves =
-            [Op::Float { node: first, host, on: false }, Op::Float { node: next, host, on: true }];
-        aside.shuffle(&mut moves);
-        let [before, after] = moves;
-        self.push(before);
-        self.after(Duration::from_millis(aside.u64(0..300)), after);
+        let (leaves, comes) =
+            (Op::Float { node: first, host, on: false }, Op::Float { node: next, host, on: true });
+        let moment = Duration::from_millis(aside.u64(0..300));
+        match aside.u8(0..3) {
+            0 => {
+                self.push(leaves);
+                self.after(moment, comes);
+            }
+            1 => {
+                self.push(comes);
+                self.after(moment, leaves);
+            }
+            _ => {
+                self.push(comes);
+                self.after(wait::MOVED, Op::Taken { node: next, from: first, host });
+                self.push(leaves);
+            }
+        }
         self.after(wait::MOVED, Op::CallFloating);
         self.after(Duration::from_secs(1), Op::Look);
     }

@@ -51,6 +51,8 @@ pub struct Party {
     /// Datagrams that nobody has read yet.
     pub socket: Vec<(SocketAddr, Vec<u8>)>,
     pub traitor: bool,
+    /// A hub that is to be left.
+    pub draining: bool,
     /// Bytes that its engine holds.
     pub memory: i64,
     pub traffic: Traffic,
@@ -78,6 +80,7 @@ impl Party {
             live,
             socket: Vec::new(),
             traitor: false,
+            draining: false,
             memory: 0,
             traffic: Traffic::default(),
             starts: 0,
@@ -105,6 +108,7 @@ impl Party {
         self.deadline = None;
         self.life = Life::Down;
         self.socket.clear();
+        self.draining = false;
         self.memory = 0;
     }
 

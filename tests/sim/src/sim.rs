@@ -478,9 +478,12 @@ impl Sim {
                 }
             }
             Op::CallFloating => self.calls_floating(false),
+            Op::Taken { node, from, host } => self.is_taken(node, from, address(host)),
             Op::Drain(id, on) => {
-                if let Some(engine) = &self.parties[id].engine {
+                let party = &mut self.parties[id];
+                if let Some(engine) = &party.engine {
                     engine.set_draining(on);
+                    party.draining = on;
                 }
             }
             Op::Cut { from, to, both } => {

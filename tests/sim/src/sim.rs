@@ -89,6 +89,8 @@ pub struct Sim {
     queue: BinaryHeap<Due>,
     order: u64,
     out: Option<Box<Output>>,
+    /// What has arrived in one moment: kept, for there are millions of them.
+    arrived: DatagramBatch,
     beats: Option<Duration>,
     /// For each pair: when the last beat that arrived was sent, and the longest time between two.
     gaps: Option<HashMap<(PartyId, PartyId), (Duration, Duration)>>,
@@ -129,6 +131,7 @@ impl Sim {
             queue: BinaryHeap::new(),
             order: 0,
             out: Some(Box::new(Output::for_batch(1 << 17, 512))),
+            arrived: DatagramBatch::with_capacity(1 << 16, 64),
             beats: None,
             gaps: None,
             gap: None,
@@ -296,7 +299,8 @@ impl Sim {
             Life::Frozen => {}
             Life::Up => {
                 // What has come in the same moment is one batch, as it is for the daemon.
-                let mut batch = DatagramBatch::with_capacity(1 << 16, 64);
+                let mut batch = std::mem::replace(&mut self.arrived, DatagramBatch::with_capacity(0, 0));
+                batch.clear();
                 batch.push(from, &bytes);
                 let mut count = 1;
                 while let Some(Due { at, event: Event::Arrives(other, _, more), .. }) = self.queue.peek()
@@ -310,6 +314,7 @@ impl Sim {
                     count += 1;
                 }
                 self.underlay(id, &batch, count);
+                self.arrived = batch;
             }
         }
     }

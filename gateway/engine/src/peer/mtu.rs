@@ -92,6 +92,12 @@ impl PathMtu {
         *self = Self { number: self.number, ..Self::new(now) };
     }
 
+    /// The number of the last probe.
+    #[must_use]
+    pub fn sent(&self) -> u32 {
+        self.number
+    }
+
     /// The largest packet in bytes that is taken to pass. Before anything is known that is no limit.
     #[must_use]
     pub fn size(&self) -> u16 {

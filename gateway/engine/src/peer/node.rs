@@ -2,7 +2,7 @@
 
 use crate::peer::PeerIndex;
 use crate::peer::mtu::SIZE_PROBE;
-use crate::peer::path::{Candidate, Leg, MAX_CANDIDATES, Paths, Way};
+use crate::peer::path::{Candidate, Leg, Paths, Way};
 use crate::peer::probe::{PACE, Prober};
 use crate::peer::tunnel::Tunnel;
 use std::net::SocketAddr;
@@ -28,13 +28,6 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 /// A hub's word that the peer has no end-to-end sessions counts this long.
 const PLAIN_FOR: Duration = Duration::from_secs(5);
-
-/// Bits of a direct probe's number that say which candidate it went to, above those that count.
-const CANDIDATE_SHIFT: u32 = 28;
-const CANDIDATE: u32 = 7;
-const COUNT: u32 = (1 << CANDIDATE_SHIFT) - 1;
-
-const _: () = assert!(MAX_CANDIDATES <= CANDIDATE as usize + 1);
 
 /// Another node.
 #[derive(Debug)]
@@ -244,7 +237,7 @@ impl NodePeer {
         prober.set_pace(pace);
         let number = prober.poll(now).1?;
         candidate.tries = if prober.is_up() { 0 } else { candidate.tries + 1 };
-        Some((number & COUNT | (place as u32) << CANDIDATE_SHIFT, candidate.address))
+        Some((candidate.named(number), candidate.address))
     }
 
     /// There is no session to probe the candidates in. One that was up is asked in vain, and so is down in a moment: nobody
@@ -267,17 +260,19 @@ impl NodePeer {
         let prober = &candidate.prober;
         let alive = prober.alive().filter(|_| prober.is_up());
         let (number, size) = candidate.mtu.poll(now, most, alive, prober.patience())?;
-        Some((number & COUNT | (place as u32) << CANDIDATE_SHIFT | SIZE_PROBE, size, candidate.address))
+        Some((candidate.named(number) | SIZE_PROBE, size, candidate.address))
     }
 
     /// A direct probe was answered; whether more passes now, or less, than was known.
     pub fn tried(&mut self, now: Instant, number: u32) -> bool {
-        let place = (number >> CANDIDATE_SHIFT & CANDIDATE) as usize;
-        let Some(candidate) = self.paths.candidates_mut().get_mut(place) else { return false };
+        let mut candidates = self.paths.candidates_mut().iter_mut();
+        let Some(candidate) = candidates.find(|candidate| candidate.is_named(number)) else { return false };
         if number & SIZE_PROBE != 0 {
-            return candidate.mtu.answered(now, number & COUNT);
+            let counted = candidate.counted(number, candidate.mtu.sent());
+            return candidate.mtu.answered(now, counted);
         }
-        candidate.prober.answered(now, number & COUNT);
+        let counted = candidate.counted(number, candidate.prober.sent());
+        candidate.prober.answered(now, counted);
         false
     }
 
@@ -420,6 +415,27 @@ mod tests {
             }
         }
         assert!((35..=42).contains(&sent[&3]), "{} in 10 s, in use", sent[&3]);
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_is_not_taken_for_one_of_a_candidate_that_came_later() {
+        let now = Instant::now();
+        let mut node = NodePeer::new(now, None);
+        let mut late = Vec::new();
+        for n in 0..100 {
+            node.paths.heard(now, at(n));
+            let place = node.paths.candidates().len() - 1;
+            late.extend(node.try_candidate(now, place).map(|(number, _)| number));
+            let known = late.len().saturating_sub(node.paths.candidates().len());
+            for number in &late[..known] {
+                assert!(!node.tried(now, *number));
+                assert!(!node.tried(now, *number | SIZE_PROBE));
+            }
+            assert!(node.paths.candidates().iter().all(|candidate| !candidate.prober.was_ever_up()));
+        }
+        node.tried(now, late[99]);
+        let up = node.paths.candidates().iter().filter(|candidate| candidate.prober.was_ever_up());
+        assert_eq!(up.map(|candidate| candidate.address).collect::<Vec<_>>(), [at(99)]);
     }
 
     #[test]

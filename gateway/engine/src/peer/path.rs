@@ -14,6 +14,16 @@ use std::time::{Duration, Instant};
 /// The most direct candidates of one peer.
 pub const MAX_CANDIDATES: usize = 6;
 
+/// Bits of a direct probe's number that say which candidate it went to, above those that count.
+const TAG_SHIFT: u32 = 28;
+const TAG: u32 = 7;
+const COUNT: u32 = (1 << TAG_SHIFT) - 1;
+
+const _: () = assert!(MAX_CANDIDATES <= TAG as usize);
+
+/// So far apart the counts of two candidates begin.
+const BEGIN_SHIFT: u32 = 16;
+
 /// How long a better path must have been well before traffic moves to it.
 pub const SPELL: Duration = Duration::from_secs(10);
 
@@ -99,11 +109,32 @@ pub struct Candidate {
     pub tries: u32,
     /// When the path was taken into use.
     pub used: Option<Instant>,
+    /// In its probes' numbers: no other candidate has it.
+    tag: u32,
+    /// What its probes' numbers begin with: one that had the tag before began elsewhere.
+    begin: u32,
 }
 
 impl Candidate {
-    fn new(now: Instant, address: SocketAddr, source: Source) -> Self {
-        Self { address, source, prober: Prober::new(now), mtu: PathMtu::new(now), tries: 0, used: None }
+    /// `added`: how many there were before it.
+    fn new(now: Instant, address: SocketAddr, source: Source, tag: u32, added: u32) -> Self {
+        let (prober, mtu, begin) = (Prober::new(now), PathMtu::new(now), added << BEGIN_SHIFT);
+        Self { address, source, prober, mtu, tries: 0, used: None, tag, begin }
+    }
+
+    /// The number that a probe is sent with, from what its prober counts.
+    pub(crate) fn named(&self, counted: u32) -> u32 {
+        counted.wrapping_add(self.begin) & COUNT | self.tag << TAG_SHIFT
+    }
+
+    /// Whether a probe with this number was sent to this candidate, as far as its tag says.
+    pub(crate) fn is_named(&self, number: u32) -> bool {
+        number >> TAG_SHIFT & TAG == self.tag
+    }
+
+    /// What the prober has counted a probe with this number as, which cannot be later than `latest`.
+    pub(crate) fn counted(&self, number: u32, latest: u32) -> u32 {
+        latest.wrapping_sub(latest.wrapping_add(self.begin).wrapping_sub(number) & COUNT)
     }
 
     /// `probed`: the peer answers probes of direct paths.
@@ -156,6 +187,8 @@ pub struct Paths {
     /// Hubs that do not pass on to this peer, and until when that counts.
     absent: Vec<(PeerIndex, Instant)>,
     candidates: Vec<Candidate>,
+    /// How many there ever were.
+    added: u32,
     /// The peer answers probes of direct paths.
     probed: bool,
     better: Option<(Way, Instant)>,
@@ -290,7 +323,11 @@ impl Paths {
                 _ => return,
             }
         }
-        self.candidates.push(Candidate::new(now, address, source));
+        let is_free = |tag: &u32| self.candidates.iter().all(|candidate| candidate.tag != *tag);
+        // Not the one that was given back last.
+        let Some(tag) = (0..=TAG).map(|n| self.added.wrapping_add(n) & TAG).find(is_free) else { return };
+        self.candidates.push(Candidate::new(now, address, source, tag, self.added));
+        self.added = self.added.wrapping_add(1);
     }
 
     /// What is known of each way.

@@ -167,6 +167,26 @@ fn candidates_are_few_and_a_configured_one_stays() {
 }
 
 #[test]
+fn a_probes_number_leads_back_to_its_candidate_and_count_whoever_was_there_before() {
+    let now = Instant::now();
+    let mut paths = Paths::new(now, None);
+    for n in 1..200 {
+        paths.heard(now, SocketAddr::from(([203, 0, 113, 1], n)));
+        for counted in [0, 1, 1 << 16, COUNT - 1, COUNT, COUNT + 1, u32::MAX - 9] {
+            for candidate in paths.candidates() {
+                let number = candidate.named(counted);
+                assert!(number < 1 << 31);
+                let named = paths.candidates().iter().filter(|other| other.is_named(number));
+                assert_eq!(named.map(|other| other.address).collect::<Vec<_>>(), [candidate.address]);
+                for later in 0..9 {
+                    assert_eq!(candidate.counted(number, counted.wrapping_add(later)), counted);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_hub_that_says_the_node_is_away_is_passed_over_for_a_moment() {
     let now = Instant::now();
     let mut paths = Paths::new(now, None);

@@ -23,7 +23,7 @@ use overlay_config::{Config, HostFacts, PrivateKey};
 use overlay_engine::{Engine, Event, Output};
 use overlay_platform::HostNet as _;
 use overlay_platform::Transport as _;
-use overlay_platform::os::{TunDevice, UdpTransport, connect_host};
+use overlay_platform::os::{TunDevice, UdpTransport, connect_host, keep_underlay_outside};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::sync::Arc;
@@ -205,6 +205,13 @@ pub async fn run(
     let beside = (1..queues).map(|_| transport.add_queue().map(Arc::new)).collect::<Result<_, _>>();
     let beside = beside.map_err(anyhow::Error::from)?;
     let transport = Arc::new(transport);
+    if node.is_some() {
+        // Ends with this thread's tasks.
+        drop(tokio::task::spawn_local(keep_underlay_outside(
+            Arc::clone(&transport),
+            config.device.name.clone(),
+        )));
+    }
     let mut daemon = Daemon {
         resolver: tokio::task::spawn_local(resolve::run(Arc::clone(&engine), resolve::named(&config))),
         config,

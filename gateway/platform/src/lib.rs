@@ -14,6 +14,7 @@ mod ready;
 pub mod record;
 pub mod settle;
 mod underlay_errors;
+pub mod underlay_routes;
 
 #[cfg(target_os = "linux")]
 #[path = "linux/mod.rs"]

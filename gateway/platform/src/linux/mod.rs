@@ -32,5 +32,11 @@ pub use transport::UdpTransport;
 pub use wait::{Source, Waitable, Waker, wait_readable};
 pub use watch::{DeviceState, DeviceWatch};
 
+/// On Linux nothing is done for it: a datagram of the underlay that the host leads into the overlay is recognised on the device,
+/// dropped and counted.
+pub fn keep_underlay_outside(_: std::sync::Arc<UdpTransport>, _: String) -> impl Future<Output = ()> {
+    std::future::ready(())
+}
+
 /// The most queues that a device and an underlay can have, as far as the program is concerned.
 pub const MOST_QUEUES: usize = 256;

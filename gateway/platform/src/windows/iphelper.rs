@@ -268,7 +268,11 @@ fn ipv4(inet: &SOCKADDR_INET) -> Option<Ipv4Addr> {
     }
 }
 
-fn check(error: u32) -> io::Result<()> {
+/// The result that an error of this API stands for.
+///
+/// # Errors
+/// Every other than `ERROR_SUCCESS`.
+pub fn check(error: u32) -> io::Result<()> {
     if error == ERROR_SUCCESS { Ok(()) } else { Err(io::Error::from_raw_os_error(error as i32)) }
 }
 

@@ -5,13 +5,17 @@ mod device;
 mod dll;
 mod dns;
 mod files;
+mod forwarding;
 pub mod holder;
 mod host;
 mod iphelper;
+mod outlet;
+mod outside;
 pub mod pipe;
 pub mod places;
 mod policy;
 pub mod security;
+mod subscription;
 mod transport;
 mod wait;
 mod watch;
@@ -32,6 +36,7 @@ pub use files::{
     seal_file, seal_key,
 };
 pub use host::{Host, connect_host};
+pub use outside::keep_underlay_outside;
 pub use transport::UdpTransport;
 pub use wait::{Event, Source, Waitable, Waker, wait_readable};
 pub use watch::{DeviceState, DeviceWatch};

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use overlay_engine::packet::DatagramBatch;
 use quinn_udp::{Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -26,9 +27,11 @@ use windows_sys::Win32::Networking::WinSock::{
     WSAEventSelect, WSAIoctl, setsockopt,
 };
 
+use super::outlet::Outlet;
 use super::wait::{Event, Source, Waitable};
 use crate::Transport;
 use crate::underlay_errors::{Counters, TransportErrors};
+use crate::underlay_routes::UnderlayRoutes;
 
 /// Bytes that the system is asked to hold for each socket: about 20 ms at 3 Gb/s.
 const SOCKET_BUFFER: usize = 8 << 20;
@@ -61,6 +64,10 @@ pub struct UdpTransport {
     port: u16,
     max_datagram: Arc<AtomicUsize>,
     counters: Arc<Counters>,
+    /// The host's, as they were last told; none before.
+    routes: ArcSwap<UnderlayRoutes>,
+    /// Bound to one address of the host: then the system sends by the interface of that address alone (strong host model).
+    one_address: bool,
 }
 
 /// One socket, and what has been learnt of it.
@@ -71,6 +78,7 @@ struct UnderlaySocket {
     /// What sends trains; `None` where the socket takes none.
     trains: Option<UdpSocketState>,
     refusals: AtomicU32,
+    outlet: Outlet,
 }
 
 impl UdpTransport {
@@ -91,7 +99,16 @@ impl UdpTransport {
             None => return Err(io::ErrorKind::Unsupported.into()),
         };
         let max_datagram = Arc::new(AtomicUsize::new(MAX_DATAGRAM));
-        Ok(Self { v4, v6, v6_first: AtomicBool::new(false), port, max_datagram, counters: Arc::default() })
+        Ok(Self {
+            v4,
+            v6,
+            v6_first: AtomicBool::new(false),
+            port,
+            max_datagram,
+            counters: Arc::default(),
+            routes: ArcSwap::default(),
+            one_address: address.is_some(),
+        })
     }
 
     /// Windows has no spreading of senders over sockets.
@@ -105,6 +122,20 @@ impl UdpTransport {
     /// The largest datagram in bytes that is received whole from now on; longer ones are dropped and counted.
     pub fn set_max_datagram(&self, bytes: usize) {
         self.max_datagram.store(bytes.clamp(1, usize::from(u16::MAX)), Ordering::Relaxed);
+    }
+
+    /// The host's routes, from now on: a datagram that they would lead into the overlay leaves by the interface that is the next best,
+    /// and by none if there is none. Called again with each change of them; the same ones change nothing.
+    pub fn set_routes(&self, routes: UnderlayRoutes) {
+        if self.one_address || **self.routes.load() == routes {
+            return;
+        }
+        self.routes.store(Arc::new(routes));
+        for (one, ipv4) in [(&self.v4, true), (&self.v6, false)] {
+            if let Some(Err(error)) = one.as_ref().map(|one| one.outlet.release(&one.socket, ipv4)) {
+                tracing::debug!(%error, "the underlay's socket stays bound to its interface");
+            }
+        }
     }
 
     /// Whether the host has IPv6 and a socket for it.
@@ -156,7 +187,7 @@ impl Waitable for UdpTransport {
 
 impl Transport for UdpTransport {
     fn send_batch(&self, batch: &DatagramBatch) -> io::Result<usize> {
-        let (mut at, mut sent) = (0, 0);
+        let (mut at, mut sent, routes) = (0, 0, self.routes.load());
         while let Some((to, _)) = batch.get(at) {
             let one = if to.is_ipv4() { &self.v4 } else { &self.v6 };
             let Some(one) = one else {
@@ -164,7 +195,7 @@ impl Transport for UdpTransport {
                 at += 1;
                 continue;
             };
-            let (passed, taken) = one.send_next(batch, at, &self.counters)?;
+            let (passed, taken) = one.send_next(batch, at, &routes, &self.counters)?;
             at += passed.max(1);
             sent += taken;
         }
@@ -172,7 +203,7 @@ impl Transport for UdpTransport {
     }
 
     fn send_whole(&self, batch: &DatagramBatch) -> io::Result<usize> {
-        let mut sent = 0;
+        let (mut sent, routes) = (0, self.routes.load());
         for (to, bytes) in batch.iter() {
             let one = if to.is_ipv4() { &self.v4 } else { &self.v6 };
             let Some(one) = one else {
@@ -180,11 +211,13 @@ impl Transport for UdpTransport {
                 continue;
             };
             // It is the socket's, and set for this moment only; what another thread sends meanwhile hardly ever is fragmented.
-            let result = patiently(|| {
-                let _ = allow_fragments(&one.socket, to, false);
-                let result = one.socket.send_to(bytes, to);
-                let _ = allow_fragments(&one.socket, to, true);
-                result.map(|_| ())
+            let result = one.outlet.aim(&one.socket, &routes, to).and_then(|_turn| {
+                patiently(|| {
+                    let _ = allow_fragments(&one.socket, to, false);
+                    let result = one.socket.send_to(bytes, to);
+                    let _ = allow_fragments(&one.socket, to, true);
+                    result.map(|_| ())
+                })
             });
             match result {
                 Ok(()) => sent += 1,
@@ -244,15 +277,28 @@ impl UnderlaySocket {
         if unsafe { WSAEventSelect(raw, arrived.handle() as isize, FD_READ as i32) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { socket, arrived, trains, refusals: AtomicU32::new(0) })
+        Ok(Self { socket, arrived, trains, refusals: AtomicU32::new(0), outlet: Outlet::default() })
     }
 
     /// Sends the datagram at position `at`, and those behind it that make a train with it: how many were passed, and how
     /// many of them the host took.
-    fn send_next(&self, batch: &DatagramBatch, at: usize, counters: &Counters) -> io::Result<(usize, usize)> {
+    fn send_next(
+        &self,
+        batch: &DatagramBatch,
+        at: usize,
+        routes: &UnderlayRoutes,
+        counters: &Counters,
+    ) -> io::Result<(usize, usize)> {
         let state = self.trains.as_ref().filter(|_| self.refusals.load(Ordering::Relaxed) < REFUSALS);
         let most = state.map_or(1, UdpSocketState::max_gso_segments);
         let Some(train) = batch.train(at, most, MAX_TRAIN) else { return Ok((1, 0)) };
+        let _turn = match self.outlet.aim(&self.socket, routes, train.meta) {
+            Ok(turn) => turn,
+            Err(error) => {
+                counter_of(counters, error.raw_os_error()).fetch_add(train.count as u64, Ordering::Relaxed);
+                return Ok((train.count, 0));
+            }
+        };
         if let Some(state) = state
             && train.count > 1
         {
@@ -321,7 +367,11 @@ fn allow_fragments(socket: &UdpSocket, address: SocketAddr, allowed: bool) -> io
     set_option(socket.as_raw_socket() as SOCKET, level, option, (!allowed).into())
 }
 
-fn set_option(socket: SOCKET, level: i32, option: i32, value: i32) -> io::Result<()> {
+/// Sets an option of a socket whose value is a number.
+///
+/// # Errors
+/// As setsockopt.
+pub fn set_option(socket: SOCKET, level: i32, option: i32, value: i32) -> io::Result<()> {
     let size = size_of::<i32>() as i32;
     // SAFETY: the value is as long as the call is told.
     let done = unsafe { setsockopt(socket, level, option, (&raw const value).cast(), size) };
@@ -369,6 +419,8 @@ fn bind_both(port: u16) -> io::Result<(Option<UnderlaySocket>, Option<UnderlaySo
 mod tests {
     use super::*;
     use crate::os::{Waker, wait_readable};
+    use crate::underlay_routes::Row;
+    use windows_sys::Win32::Networking::WinSock::{IP_UNICAST_IF, getsockopt};
 
     fn local() -> UdpTransport {
         UdpTransport::bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap()
@@ -416,5 +468,63 @@ mod tests {
         assert_eq!(receive(&b, 1), [b"somebody"]);
         assert_eq!(a.errors().no_socket, 1);
         assert!(UdpTransport::bind(Some(Ipv4Addr::LOCALHOST.into()), b.local_port()).is_err());
+    }
+
+    /// The overlay's device, and the interface of 127.0.0.0/8 (1 on every Windows).
+    const DEVICE: u64 = 9;
+    const LOOPBACK: u32 = 1;
+
+    /// A host whose route to 127.0.0.1 leads into the overlay, before that of its own to 127.0.0.0/8.
+    fn led_astray() -> Vec<Row> {
+        let row = |destination: &str, index| Row {
+            destination: destination.parse().unwrap(),
+            interface: u64::from(index),
+            index,
+            metric: 1,
+        };
+        vec![row("127.0.0.0/8", LOOPBACK), row("127.0.0.1/32", DEVICE as u32)]
+    }
+
+    fn bound(transport: &UdpTransport) -> u32 {
+        let (mut value, mut size) = (0_u32, 4_i32);
+        let socket = transport.v4.as_ref().unwrap().socket.as_raw_socket() as SOCKET;
+        // SAFETY: the value is as long as the call is told.
+        let done =
+            unsafe { getsockopt(socket, IPPROTO_IP, IP_UNICAST_IF, (&raw mut value).cast(), &raw mut size) };
+        assert_eq!(done, 0, "{}", io::Error::last_os_error());
+        u32::from_be(value)
+    }
+
+    #[test]
+    fn a_datagram_that_the_overlay_would_take_leaves_by_the_interface_behind_it_and_later_ones_as_the_host_likes()
+     {
+        let (a, b) = (UdpTransport::bind(None, 0).unwrap(), local());
+        let mut batch = DatagramBatch::with_capacity(1 << 16, 64);
+        batch.push(SocketAddr::from((Ipv4Addr::LOCALHOST, b.local_port())), b"somebody");
+        assert_eq!((a.send_batch(&batch).unwrap(), bound(&a)), (1, 0));
+        let rows = led_astray();
+        a.set_routes(UnderlayRoutes::new(rows.clone(), Some(DEVICE)));
+        assert_eq!(bound(&a), 0, "nothing has been sent");
+        assert_eq!((a.send_batch(&batch).unwrap(), bound(&a)), (1, LOOPBACK));
+        assert_eq!((a.send_whole(&batch).unwrap(), bound(&a)), (1, LOOPBACK));
+        a.set_routes(UnderlayRoutes::new(rows, None));
+        assert_eq!((a.send_batch(&batch).unwrap(), bound(&a)), (1, 0));
+        assert_eq!(receive(&b, 4), [b"somebody"; 4]);
+    }
+
+    #[test]
+    fn a_datagram_that_has_no_way_but_the_overlay_is_not_sent_and_one_address_keeps_its_own_interface() {
+        let (a, fixed, b) = (UdpTransport::bind(None, 0).unwrap(), local(), local());
+        let mut batch = DatagramBatch::with_capacity(1 << 16, 64);
+        batch.push(SocketAddr::from((Ipv4Addr::LOCALHOST, b.local_port())), b"somebody");
+        let mut rows = led_astray();
+        rows.retain(|row| row.interface == DEVICE);
+        let routes = UnderlayRoutes::new(rows, Some(DEVICE));
+        a.set_routes(routes.clone());
+        assert_eq!((a.send_batch(&batch).unwrap(), a.send_whole(&batch).unwrap()), (0, 0));
+        assert_eq!(a.errors().unreachable, 2);
+        fixed.set_routes(routes);
+        assert_eq!((fixed.send_batch(&batch).unwrap(), bound(&fixed)), (1, 0));
+        assert_eq!(receive(&b, 1), [b"somebody"]);
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! The leaf of the operating system is [`os`], chosen here and nowhere else. [`memory`] has doubles of all three.
 
+pub mod access;
 pub mod change;
 pub mod guid;
 pub mod memory;

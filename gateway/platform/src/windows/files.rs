@@ -21,7 +21,11 @@ use windows_sys::Win32::{
     },
 };
 
-use super::security::{self, Access, SYSTEM, own_sid};
+use super::{
+    places,
+    security::{self, access_of, own_sid},
+};
+use crate::access::{ADMINISTRATORS, Holds, SYSTEM};
 
 /// How an operator makes a file private that is not: the path goes behind it.
 pub const PRIVATE_FIX: &str =
@@ -31,17 +35,20 @@ pub const PRIVATE_FIX: &str =
 const SEALED: &[u8] = b"overlay-gw DPAPI 1\r\n";
 
 /// Makes a folder, and those above it, for SYSTEM, the Administrators and their owner alone. One that is there stays as it
-/// is.
+/// is, or is closed ([`distrust`]).
 ///
 /// # Errors
-/// As CreateDirectory; when one that is there is not to be trusted ([`distrust`]).
+/// As CreateDirectory; when one that is there is not to be trusted.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
-    if let Some(why) = distrust(path)? {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    }
+    let refuse = || match distrust(path)? {
+        Some(why) => Err(io::Error::new(io::ErrorKind::PermissionDenied, why)),
+        None => Ok(()),
+    };
+    refuse()?;
     let missing: Vec<&Path> =
         path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
     let descriptor = security::private()?;
+    let mut overtaken = false;
     for folder in missing.into_iter().rev() {
         let name: Vec<u16> = folder.as_os_str().encode_wide().chain([0]).collect();
         // SAFETY: `name` ends with a zero, and the attributes live as long as `descriptor`.
@@ -50,33 +57,112 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
             if error.raw_os_error() != Some(ERROR_ALREADY_EXISTS as i32) {
                 return Err(error);
             }
+            overtaken = true;
         }
+    }
+    if overtaken {
+        // Somebody has made one of them since they were looked at.
+        refuse()?;
     }
     if path.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
 /// Why what is in the folder at `path` may be somebody else's doing, in words: everybody may make folders in `%ProgramData%`, and
 /// whoever made ours before us could exchange what is in it. So the folder, and those above it that are ours as well, must belong to
-/// SYSTEM, the Administrators or the user of this process, and be no link. `None`: there is no such reason, or no folder.
+/// SYSTEM, the Administrators or the user of this process, be no link, and let nobody else change what is ours in it. `None`: there
+/// is no such reason, or no folder.
+///
+/// A folder in `%ProgramData%\\overlay-gw` that is only too open is closed here: an administrator's mkdir makes it so, for it
+/// inherits that everybody may make files in it, and a service that such a folder has served must start again after an upgrade. What
+/// lies in it has to belong to the trusted, who then made it. Elsewhere the list is the operator's, who has chosen the place and may
+/// have other things in it: he is told.
 ///
 /// # Errors
 /// When a folder cannot be looked at.
 pub fn distrust(path: &Path) -> io::Result<Option<String>> {
-    let (root, me) = (super::places::root(), own_sid()?);
-    for folder in path.ancestors().take_while(|folder| *folder == path || folder.starts_with(&root)) {
-        let found = match std::fs::symlink_metadata(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            found => found?,
+    let (path, me) = (std::path::absolute(path)?, own_sid()?);
+    let (folders, ours) = folders_down_to(&path, &places::root());
+    // From above: once a folder is closed, nobody can exchange the next one.
+    for (folder, next) in folders.iter().zip(folders.iter().skip(1).map(Some).chain([None])) {
+        let holds = match next {
+            None => Holds::Ours,
+            Some(next) if next.exists() => Holds::AFolderOfOurs,
+            Some(_) => Holds::APlaceForOurs,
         };
-        if found.is_symlink() {
-            return Ok(Some(format!("{} is a link", folder.display())));
-        }
-        let access = Access::of(folder)?;
-        if !access.is_of_the_trusted(&me) {
-            return Ok(Some(format!("{} belongs to {}", folder.display(), access.owner)));
+        match distrust_one(folder, holds, ours, &me) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Ok(None) => {}
+            distrusted => return distrusted,
         }
     }
     Ok(None)
+}
+
+/// As [`distrust`], of one folder. `ours`: it may be closed.
+fn distrust_one(folder: &Path, holds: Holds, ours: bool, me: &str) -> io::Result<Option<String>> {
+    let place = folder.display();
+    if std::fs::symlink_metadata(folder)?.is_symlink() {
+        return Ok(Some(format!("{place} is a link")));
+    }
+    let access = access_of(folder)?;
+    if !access.is_of_the_trusted(me) {
+        return Ok(Some(format!("{place} belongs to {}", access.owner)));
+    }
+    if let Some(stranger) = access.stranger(holds, me)
+        && let Some(why) = if ours { close(folder, holds, me)? } else { Some(close_command(folder)) }
+    {
+        return Ok(Some(format!("{stranger} may change what is in {place}: {why}")));
+    }
+    // Each time, and once nobody can add to it: what was put there while it was open is still in one that was closed by hand.
+    if ours && holds == Holds::Ours { planted(folder, me) } else { Ok(None) }
+}
+
+/// Closes a folder of ours that others may change; why it is still open, in words.
+fn close(folder: &Path, holds: Holds, me: &str) -> io::Result<Option<String>> {
+    if let Err(error) = security::set_list(folder, &security::private()?) {
+        return Ok(Some(format!("this process may not close it ({error}); {}", close_command(folder))));
+    }
+    if access_of(folder)?.stranger(holds, me).is_some() {
+        return Ok(Some(close_command(folder)));
+    }
+    tracing::warn!("others could change what is in {}: it is closed to them now", folder.display());
+    Ok(None)
+}
+
+/// What in the folder may have been put there by a stranger, in words.
+fn planted(folder: &Path, me: &str) -> io::Result<Option<String>> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let (path, access) = (entry.path(), access_of(&entry.path())?);
+        if entry.file_type()?.is_symlink() {
+            return Ok(Some(format!("{} is a link", path.display())));
+        }
+        if !access.is_of_the_trusted(me) {
+            return Ok(Some(format!("{} belongs to {}", path.display(), access.owner)));
+        }
+    }
+    Ok(None)
+}
+
+/// How an operator closes a folder.
+fn close_command(folder: &Path) -> String {
+    format!(
+        "close it with icacls \"{}\" /inheritance:r /grant:r *{SYSTEM}:(OI)(CI)F *{ADMINISTRATORS}:(OI)(CI)F",
+        folder.display()
+    )
+}
+
+/// The folders from `root`, when `path` lies below it, to the one at `path`, which is absolute; and whether it does. However the path is
+/// written: in other letters, or by short names.
+fn folders_down_to<'a>(path: &'a Path, root: &Path) -> (Vec<&'a Path>, bool) {
+    let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let folded = |path: &Path| path.to_string_lossy().to_lowercase();
+    let (root, real_root) = (folded(root), folded(&canonical(root)));
+    let is_root = |folder: &&Path| folded(folder) == root || folded(&canonical(folder)) == real_root;
+    let above = path.ancestors().position(|folder| is_root(&folder));
+    let mut folders: Vec<&Path> = path.ancestors().take(above.unwrap_or_default() + 1).collect();
+    folders.reverse();
+    (folders, above.is_some())
 }
 
 /// Options that create files for SYSTEM, the Administrators and their owner alone, whatever the folder's list says.
@@ -160,7 +246,7 @@ impl PrivateFile {
 /// # Errors
 /// When there is no such file, or it cannot be looked at.
 pub fn is_private(path: &Path) -> io::Result<bool> {
-    Ok(Access::of(path)?.is_private(&own_sid()?))
+    Ok(access_of(path)?.is_private(&own_sid()?))
 }
 
 /// Groups are not a number here: the control pipe is for SYSTEM and the Administrators.
@@ -276,13 +362,57 @@ mod tests {
 
     #[test]
     fn a_folder_of_ones_own_is_trusted_and_so_is_none() {
-        // That of somebody else is shown by `security`'s tests alone: Wine has one user.
+        // That of somebody else is shown by the tests of `access` alone: Wine has one user.
         let outer = tempfile::tempdir().unwrap();
         let folder = outer.path().join("state");
         assert_eq!(distrust(&folder).unwrap(), None);
         create_private_dir(&folder).unwrap();
         assert_eq!(distrust(&folder).unwrap(), None);
-        assert_eq!(distrust(&super::super::places::root()).unwrap(), None);
+        assert_eq!(planted(&folder, &own_sid().unwrap()).unwrap(), None);
+        assert_eq!(distrust(&places::root()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_path_below_the_root_is_known_in_other_letters_and_by_a_detour() {
+        let outer = tempfile::tempdir().unwrap();
+        let root = outer.path().join("Data").join("overlay-gw");
+        let names = |path: &Path| {
+            let path = std::path::absolute(path).unwrap();
+            let (folders, below) = folders_down_to(&path, &root);
+            let names =
+                folders.iter().map(|folder| folder.file_name().unwrap().to_string_lossy().into_owned());
+            (names.collect::<Vec<_>>().join(" "), below)
+        };
+        for there in [false, true] {
+            if there {
+                create_private_dir(&root.join("state")).unwrap();
+            }
+            assert_eq!(names(&root.join("state")), ("overlay-gw state".to_owned(), true));
+            let shouted = outer.path().join("DATA").join("Overlay-GW").join("state").join("x");
+            assert_eq!(names(&shouted), ("Overlay-GW state x".to_owned(), true));
+            let detour = root.join("logs").join("..").join("state");
+            assert_eq!(names(&detour), ("overlay-gw state".to_owned(), true));
+            assert_eq!(names(&root), ("overlay-gw".to_owned(), true));
+            assert_eq!(names(&outer.path().join("Data")), ("Data".to_owned(), false));
+            assert_eq!(names(&outer.path().join("overlay-gw-2").join("state")), ("state".to_owned(), false));
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_may_change_is_refused_with_the_command_that_closes_it_or_closed_where_it_is_ours()
+    {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("open");
+        create_private_dir(&folder).unwrap();
+        security::set_list(&folder, &security::Descriptor::new("D:P(A;OICI;FA;;;WD)").unwrap()).unwrap();
+        let me = own_sid().unwrap();
+
+        let why = distrust(&folder).unwrap().unwrap();
+        assert!(why.contains("Everyone") && why.contains("icacls"), "{why}");
+        assert!(create_private_dir(&folder).is_err());
+        let closed = distrust_one(&folder, Holds::Ours, true, &me).unwrap();
+        assert_eq!(closed, None);
+        assert_eq!(distrust(&folder).unwrap(), None);
     }
 
     #[test]
@@ -307,7 +437,7 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         assert!(!is_clear_key(&bytes));
         assert_eq!(open_key(bytes).unwrap(), b"clear\n");
-        assert!(is_private(&path).unwrap(), "{:?}", Access::of(&path));
+        assert!(is_private(&path).unwrap(), "{:?}", access_of(&path));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -23,7 +23,8 @@ use windows_sys::Win32::{
     System::Pipes::GetNamedPipeClientProcessId,
 };
 
-use super::security::{Descriptor, PIPE, SYSTEM, is_administrator, sid_of};
+use super::security::{Descriptor, PIPE, is_administrator, sid_of};
+use crate::access::SYSTEM;
 
 /// Where the pipes are.
 const PREFIX: &str = r"\\.\pipe\ProtectedPrefix\Administrators\overlay-gw\";

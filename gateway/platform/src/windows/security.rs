@@ -11,10 +11,11 @@ use windows_sys::Win32::{
         ACCESS_ALLOWED_ACE, ACE_HEADER, ACL,
         Authorization::{
             ConvertSidToStringSidW, ConvertStringSecurityDescriptorToSecurityDescriptorW,
-            GetNamedSecurityInfoW, SDDL_REVISION_1, SE_FILE_OBJECT,
+            GetNamedSecurityInfoW, SDDL_REVISION_1, SE_FILE_OBJECT, SetNamedSecurityInfoW,
         },
         CheckTokenMembership, CreateWellKnownSid, DACL_SECURITY_INFORMATION, DuplicateToken, GetAce,
-        GetTokenInformation, OWNER_SECURITY_INFORMATION, PSECURITY_DESCRIPTOR, PSID, SECURITY_ATTRIBUTES,
+        GetSecurityDescriptorDacl, GetTokenInformation, INHERIT_ONLY_ACE, OWNER_SECURITY_INFORMATION,
+        PROTECTED_DACL_SECURITY_INFORMATION, PSECURITY_DESCRIPTOR, PSID, SECURITY_ATTRIBUTES,
         SECURITY_MAX_SID_SIZE, SecurityIdentification, TOKEN_DUPLICATE, TOKEN_QUERY, TOKEN_USER, TokenUser,
         WinBuiltinAdministratorsSid,
     },
@@ -23,17 +24,7 @@ use windows_sys::Win32::{
     },
 };
 
-/// SYSTEM's SID (well-known SIDs, Windows' security documentation).
-pub const SYSTEM: &str = "S-1-5-18";
-
-/// The Administrators' SID.
-pub const ADMINISTRATORS: &str = "S-1-5-32-544";
-
-/// Stands for whoever owns the object.
-const OWNER_RIGHTS: &str = "S-1-3-4";
-
-/// Stands for the creator, in what is inherited only.
-const CREATOR_OWNER: &str = "S-1-3-0";
+use crate::access::{Access, Entry};
 
 /// Only SYSTEM and Administrators, for pipes.
 pub const PIPE: &str = "D:P(A;;GA;;;SY)(A;;GA;;;BA)";
@@ -116,93 +107,86 @@ impl Drop for Descriptor {
     }
 }
 
-/// Who may do something with a file or folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// The owner's SID.
-    pub owner: String,
-    /// The SIDs that are let in, by whichever right, or the sort of entry that lets somebody in whom we cannot read; `None`:
-    /// everybody, for there is no list.
-    pub allowed: Option<Vec<String>>,
+/// Who may do something with the file or folder at `path`, as the file system says.
+///
+/// # Errors
+/// When there is no such file, or it cannot be looked at.
+pub fn access_of(path: &Path) -> io::Result<Access> {
+    let name: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+    let (mut owner, mut dacl, mut raw): (PSID, *mut ACL, PSECURITY_DESCRIPTOR) =
+        (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+    // SAFETY: `name` ends with a zero; the pointers are written before they are read.
+    let error = unsafe {
+        GetNamedSecurityInfoW(
+            name.as_ptr(),
+            SE_FILE_OBJECT,
+            OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION,
+            &raw mut owner,
+            ptr::null_mut(),
+            &raw mut dacl,
+            ptr::null_mut(),
+            &raw mut raw,
+        )
+    };
+    if error != ERROR_SUCCESS {
+        return Err(io::Error::from_raw_os_error(error as i32));
+    }
+    // SAFETY: both point into `raw`, which is freed after the last use.
+    let access = unsafe { read(owner, dacl) };
+    // SAFETY: allocated by the call above, which says to free it so.
+    unsafe { LocalFree(raw) };
+    access
 }
 
-impl Access {
-    /// What the file system says of `path`.
-    ///
-    /// # Errors
-    /// When there is no such file, or it cannot be looked at.
-    pub fn of(path: &Path) -> io::Result<Self> {
-        let name: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
-        let (mut owner, mut dacl, mut raw): (PSID, *mut ACL, PSECURITY_DESCRIPTOR) =
-            (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
-        // SAFETY: `name` ends with a zero; the pointers are written before they are read.
-        let error = unsafe {
-            GetNamedSecurityInfoW(
-                name.as_ptr(),
-                SE_FILE_OBJECT,
-                OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION,
-                &raw mut owner,
-                ptr::null_mut(),
-                &raw mut dacl,
-                ptr::null_mut(),
-                &raw mut raw,
-            )
+/// # Safety
+/// `owner` is a SID, and `dacl` an access list or null.
+unsafe fn read(owner: PSID, dacl: *const ACL) -> io::Result<Access> {
+    // SAFETY: by the caller's word.
+    let owner = unsafe { sid_text(owner) }?;
+    if dacl.is_null() {
+        return Ok(Access { owner, allowed: None });
+    }
+    let mut allowed = Vec::new();
+    // SAFETY: by the caller's word it is an access list.
+    for index in 0..u32::from(unsafe { (*dacl).AceCount }) {
+        let mut ace: *mut c_void = ptr::null_mut();
+        // SAFETY: `dacl` is an access list; `ace` is written before it is read.
+        if unsafe { GetAce(dacl, index, &raw mut ace) } == 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: every ACE begins with this header.
+        let header = unsafe { *ace.cast::<ACE_HEADER>() };
+        let ace = ace.cast::<ACCESS_ALLOWED_ACE>();
+        let (who, rights) = match header.AceType {
+            // SAFETY: an ACE of this type has the mask there, and the SID where `SidStart` is.
+            ALLOWED => unsafe { (sid_text((&raw mut (*ace).SidStart).cast())?, (*ace).Mask) },
+            kind if HARMLESS.contains(&kind) => continue,
+            kind => (format!("somebody, by an entry of type {kind}"), u32::MAX),
         };
-        if error != ERROR_SUCCESS {
-            return Err(io::Error::from_raw_os_error(error as i32));
-        }
-        // SAFETY: both point into `raw`, which is freed after the last use.
-        let access = unsafe { Self::read(owner, dacl) };
-        // SAFETY: allocated by the call above, which says to free it so.
-        unsafe { LocalFree(raw) };
-        access
+        let inherit_only = u32::from(header.AceFlags) & INHERIT_ONLY_ACE != 0;
+        allowed.push(Entry { who, rights, inherit_only });
     }
+    Ok(Access { owner, allowed: Some(allowed) })
+}
 
-    /// # Safety
-    /// `owner` is a SID, and `dacl` an access list or null.
-    unsafe fn read(owner: PSID, dacl: *const ACL) -> io::Result<Self> {
-        // SAFETY: by the caller's word.
-        let owner = unsafe { sid_text(owner) }?;
-        if dacl.is_null() {
-            return Ok(Self { owner, allowed: None });
+/// Gives the folder at `path` the list of `descriptor` in place of its own and of what comes from above, and what is in it as far as it
+/// inherits.
+///
+/// # Errors
+/// When this process may not.
+pub fn set_list(path: &Path, descriptor: &Descriptor) -> io::Result<()> {
+    let name: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+    let (mut there, mut defaulted, mut dacl) = (0, 0, ptr::null_mut());
+    // SAFETY: the descriptor lives until the end, and the list is in it; the others are written before they are read.
+    let error = unsafe {
+        if GetSecurityDescriptorDacl(descriptor.raw, &raw mut there, &raw mut dacl, &raw mut defaulted) == 0 {
+            return Err(io::Error::last_os_error());
         }
-        let mut allowed = Vec::new();
-        // SAFETY: by the caller's word it is an access list.
-        for index in 0..u32::from(unsafe { (*dacl).AceCount }) {
-            let mut ace: *mut c_void = ptr::null_mut();
-            // SAFETY: `dacl` is an access list; `ace` is written before it is read.
-            if unsafe { GetAce(dacl, index, &raw mut ace) } == 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // SAFETY: every ACE begins with this header.
-            let kind = unsafe { (*ace.cast::<ACE_HEADER>()).AceType };
-            let ace = ace.cast::<ACCESS_ALLOWED_ACE>();
-            let sid = match kind {
-                // SAFETY: an ACE of this type has the SID where `SidStart` is.
-                ALLOWED => unsafe { sid_text((&raw mut (*ace).SidStart).cast()) }?,
-                kind if HARMLESS.contains(&kind) => continue,
-                kind => format!("by an entry of type {kind}"),
-            };
-            if !allowed.contains(&sid) {
-                allowed.push(sid);
-            }
-        }
-        Ok(Self { owner, allowed: Some(allowed) })
-    }
-
-    /// Whether the owner is SYSTEM, the Administrators, or `me`: no other could let himself in whatever the list says.
-    #[must_use]
-    pub fn is_of_the_trusted(&self, me: &str) -> bool {
-        [SYSTEM, ADMINISTRATORS, me].contains(&self.owner.as_str())
-    }
-
-    /// Whether nobody but SYSTEM, the Administrators and the owner is let in; and the owner is one of them, or `me`.
-    #[must_use]
-    pub fn is_private(&self, me: &str) -> bool {
-        let trusted = [SYSTEM, ADMINISTRATORS, me, OWNER_RIGHTS, CREATOR_OWNER];
-        let fits = |sid: &String| trusted.contains(&sid.as_str());
-        self.is_of_the_trusted(me) && self.allowed.as_ref().is_some_and(|allowed| allowed.iter().all(fits))
-    }
+        let what = DACL_SECURITY_INFORMATION | PROTECTED_DACL_SECURITY_INFORMATION;
+        let none = ptr::null_mut();
+        SetNamedSecurityInfoW(name.as_ptr(), SE_FILE_OBJECT, what, none, none, dacl, ptr::null())
+    };
+    if error == ERROR_SUCCESS { Ok(()) } else { Err(io::Error::from_raw_os_error(error as i32)) }
 }
 
 /// The SID of the user that this process runs as.
@@ -318,47 +302,33 @@ pub fn wide(text: &str) -> Vec<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn private_is_what_only_system_the_administrators_and_a_trusted_owner_may_touch() {
-        let me = "S-1-5-21-1-2-3-1000";
-        let access = |owner: &str, allowed: &[&str]| Access {
-            owner: owner.to_owned(),
-            allowed: Some(allowed.iter().map(|sid| (*sid).to_owned()).collect()),
-        };
-        assert!(access(SYSTEM, &[SYSTEM, ADMINISTRATORS]).is_private(me));
-        assert!(access(me, &[SYSTEM, OWNER_RIGHTS]).is_private(me));
-        // Everyone; Users; another user who owns it and could let himself in.
-        assert!(!access(SYSTEM, &[SYSTEM, "S-1-1-0"]).is_private(me));
-        assert!(!access(me, &[me, "S-1-5-32-545"]).is_private(me));
-        assert!(!access("S-1-5-21-1-2-3-1001", &[SYSTEM, OWNER_RIGHTS]).is_private(me));
-        assert!(!access("S-1-5-21-1-2-3-1001", &[]).is_of_the_trusted(me));
-        assert!([SYSTEM, ADMINISTRATORS, me].iter().all(|owner| access(owner, &[]).is_of_the_trusted(me)));
-        assert!(!Access { owner: SYSTEM.to_owned(), allowed: None }.is_private(me));
-    }
+    use crate::access::{Holds, SYSTEM};
 
     #[test]
     fn an_entry_that_we_cannot_read_lets_somebody_in_and_one_that_keeps_out_does_not() {
-        let read = |kind: u8| {
+        let read = |kind: u8, flags: u8| {
             // An access list of one entry (ACL, ACCESS_ALLOWED_ACE): the revision, its length, one entry; SYSTEM as its SID.
             let mut list = [0_u32; 7];
             list[0] = 2 | 28 << 16;
             list[1] = 1;
-            list[2] = u32::from(kind) | 20 << 16;
+            list[2] = u32::from(kind) | u32::from(flags) << 8 | 20 << 16;
             list[3] = 0x1F_01FF;
             list[4] = 1 | 1 << 8;
             list[5] = u32::from_be(5);
             list[6] = 18;
             let owner: *mut c_void = (&raw mut list[4]).cast();
             // SAFETY: the SID and the list are as above, and aligned.
-            unsafe { Access::read(owner, list.as_ptr().cast()) }.unwrap()
+            unsafe { super::read(owner, list.as_ptr().cast()) }.unwrap()
         };
-        assert_eq!(read(0).allowed, Some(vec![SYSTEM.to_owned()]));
-        assert_eq!(read(1).allowed, Some(vec![]));
+        let entry = |inherit_only| Entry { who: SYSTEM.to_owned(), rights: 0x1F_01FF, inherit_only };
+        assert_eq!(read(0, 3).allowed, Some(vec![entry(false)]));
+        assert_eq!(read(0, 11).allowed, Some(vec![entry(true)]));
+        assert_eq!(read(1, 0).allowed, Some(vec![]));
         for kind in [4, 5, 9, 11, 77] {
-            assert!(!read(kind).is_private(SYSTEM), "{kind}");
+            assert!(!read(kind, 0).is_private(SYSTEM), "{kind}");
+            assert!(read(kind, 0).stranger(Holds::AFolderOfOurs, SYSTEM).is_some(), "{kind}");
         }
-        assert!(read(0).is_private(SYSTEM) && read(6).is_private(SYSTEM));
+        assert!(read(0, 0).is_private(SYSTEM) && read(6, 0).is_private(SYSTEM));
     }
 
     #[test]

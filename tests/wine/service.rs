@@ -1,7 +1,10 @@
 //! The service, through the service control manager of Wine, and the installer, through its msiexec.
 
-use overlay_tests::case;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::Duration;
+
+use overlay_tests::case;
 
 use overlay_tests::harness::Case;
 use overlay_tests::process;
@@ -13,6 +16,7 @@ use crate::wine::{WineNode, windows_path};
 pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, service_is_installed_runs_stops_and_leaves_nothing),
+        case!(functional, a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed),
         case!(functional, installer_installs_upgrades_and_leaves_nothing),
     ]
 }
@@ -45,6 +49,41 @@ fn service_is_installed_runs_stops_and_leaves_nothing(world: &World) {
     assert_eq!(windows.held(), Vec::<serde_json::Value>::new());
     windows.wait_wintun("close Overlay remove", 1);
     assert!(!windows.drive_c("ProgramData/overlay-gw").exists());
+}
+
+fn a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed(world: &World) {
+    /// Not the one that Wine runs as.
+    const STRANGER: u32 = 1000;
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    let logs = windows.drive_c("ProgramData/overlay-gw/logs");
+    std::fs::create_dir_all(&logs).unwrap();
+    chown(&logs, Some(STRANGER), None).unwrap();
+    windows.run("service install --slot 56").exits(0);
+    // Nothing is written there; where the reason is to be found (Wine has no event log) is said.
+    let said = windows.run("service start").exits(4).both();
+    assert!(said.contains("event log (Application, source overlay-gw)"), "{said}");
+    assert_eq!(std::fs::read_dir(&logs).unwrap().count(), 0);
+
+    // What mkdir makes on Windows: everybody may make files in it. One that somebody has made stops the start as well.
+    chown(&logs, Some(0), None).unwrap();
+    let open = || std::fs::set_permissions(&logs, Permissions::from_mode(0o777)).unwrap();
+    open();
+    let planted = logs.join("overlay-gw.log");
+    std::fs::write(&planted, "").unwrap();
+    chown(&planted, Some(STRANGER), None).unwrap();
+    windows.run("service start").exits(4);
+    assert_eq!(std::fs::metadata(&planted).unwrap().len(), 0);
+    // Closed by then; what is in it is looked at all the same.
+    windows.run("service start").exits(4);
+
+    std::fs::remove_file(&planted).unwrap();
+    open();
+    windows.run("service start").exits(0);
+    assert!(std::fs::metadata(&planted).unwrap().len() > 0, "the log is written");
+    // Wine makes the Administrators' entry the group's bits.
+    let mode = std::fs::metadata(&logs).unwrap().mode();
+    assert_eq!(mode & 0o002, 0, "{mode:o}");
+    windows.run("service uninstall --purge").exits(0);
 }
 
 /// The installer with the doubles in it, of that version. The real one differs in two files, and is tested for what it holds.

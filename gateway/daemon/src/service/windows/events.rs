@@ -19,6 +19,9 @@ use windows_sys::core::w;
 /// The id of the event that says that the service did not come as far as packets.
 const START_FAILED: u32 = 3;
 
+/// The id of the event that says that there is no log file.
+const NO_LOG: u32 = 12;
+
 /// Where the source is registered.
 const SOURCE: windows_sys::core::PCWSTR =
     w!("SYSTEM\\CurrentControlSet\\Services\\EventLog\\Application\\overlay-gw");
@@ -35,6 +38,11 @@ pub fn write(event: HostEvent, what: &str) {
 /// Writes that the service did not come as far as packets, and why.
 pub fn write_start_failed(why: &str) {
     report(EVENTLOG_ERROR_TYPE, START_FAILED, why);
+}
+
+/// Writes that there is no log file, and why. There is nothing else that has it.
+pub fn write_no_log(why: &str) {
+    report(EVENTLOG_WARNING_TYPE, NO_LOG, why);
 }
 
 #[allow(unsafe_code, reason = "the event log has no other way in")]

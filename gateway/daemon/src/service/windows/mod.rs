@@ -7,6 +7,8 @@ mod scm;
 use super::HostEvent;
 use crate::cli::{Command, Global, HolderArgs, ServiceAction, ServiceArgs};
 use crate::exit::Failure;
+use overlay_platform::os::{distrust, places};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use tokio::signal::windows::{
@@ -97,7 +99,8 @@ pub fn tell(event: HostEvent, what: &str) {
     }
 }
 
-/// Where the log goes instead of standard error.
+/// Where the log goes instead of standard error. What is wrong with it goes to both other places that an operator looks at: the event
+/// log, and standard error where there is one.
 #[must_use]
 pub fn log_file(command: &Command) -> Option<RotatingFile> {
     let name = match command {
@@ -105,7 +108,44 @@ pub fn log_file(command: &Command) -> Option<RotatingFile> {
         Command::AdapterHolder(_) => "adapter-holder.log",
         _ => return None,
     };
-    RotatingFile::open(&overlay_platform::os::places::logs(), name).ok()
+    let folder = places::logs();
+    let failure = match RotatingFile::open(&folder, name) {
+        Ok(file) => return Some(file),
+        Err(error) => check_logs(&folder).err().unwrap_or_else(|| unwritable(&folder.join(name), &error)),
+    };
+    eprintln!("{failure}");
+    events::write_no_log(&failure.to_string());
+    None
+}
+
+/// Refuses a log folder that somebody else has made or may write to: he could have what is said here written into a file of his
+/// choice, or take it away.
+///
+/// # Errors
+/// When it is such a folder, or cannot be looked at.
+fn check_logs(folder: &Path) -> Result<(), Failure> {
+    let place = folder.display();
+    let (what, fix) = match distrust(folder) {
+        Ok(None) => return Ok(()),
+        Ok(Some(why)) => (
+            format!("the log folder {place} is not used: {why}"),
+            "find out who did that, move the folder away and start the service again: it makes another",
+        ),
+        Err(error) => (
+            format!("cannot look at the log folder {place}: {error}"),
+            "see to it that SYSTEM has all rights to it, and start the service again",
+        ),
+    };
+    Err(Failure::bad_input(what, fix))
+}
+
+/// A log that cannot be written for another reason (the disk is full) stops nothing: what it would say is less than what the service
+/// does.
+fn unwritable(file: &Path, error: &std::io::Error) -> Failure {
+    Failure::bad_input(
+        format!("cannot write the log {}: {error}", file.display()),
+        "mend this and start the service again; until then it runs without a log",
+    )
 }
 
 /// `service`
@@ -141,4 +181,19 @@ pub fn hold(args: &HolderArgs) -> Result<u8, Failure> {
         held.map_err(anyhow::Error::from)?;
         Ok(crate::exit::OK)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_cannot_be_written_is_told_with_its_file_and_a_missing_folder_is_no_reason_to_refuse() {
+        let outer = tempfile::tempdir().unwrap();
+        assert!(check_logs(&outer.path().join("logs")).is_ok());
+        let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let failure = unwritable(&outer.path().join("overlay-gw.log"), &error);
+        assert!(failure.text.contains("overlay-gw.log"), "{failure}");
+        assert!(failure.fix.unwrap().contains("without a log"));
+    }
 }

@@ -205,13 +205,13 @@ pub fn start() -> Result<u8, Failure> {
             ServiceState::Stopped => {
                 return Err(Failure::bad_input(
                     format!("the service has stopped: {:?}", status.exit_code),
-                    format!("its log is {}", places::logs().join("overlay-gw.log").display()),
+                    where_it_says_why(),
                 ));
             }
             _ if begin.elapsed() > START => {
                 return Err(Failure::bad_input(
                     format!("the service does not run after {} s", START.as_secs()),
-                    format!("its log is {}", places::logs().join("overlay-gw.log").display()),
+                    where_it_says_why(),
                 ));
             }
             _ => std::thread::sleep(PACE),
@@ -219,6 +219,12 @@ pub fn start() -> Result<u8, Failure> {
     }
     println!("running");
     Ok(exit::OK)
+}
+
+/// Where a service that does not run has said why.
+fn where_it_says_why() -> String {
+    let log = places::logs().join("overlay-gw.log");
+    format!("the reason is in the event log (Application, source overlay-gw), and in {}", log.display())
 }
 
 /// `service stop`
@@ -388,7 +394,8 @@ fn service_main(_: Vec<OsString>) {
     });
     service.report(ServiceState::StartPending, START, ServiceExitCode::NO_ERROR);
     let args = UpArgs { listen: None, slot, overlay: None, device: None, mode: None, persist: true };
-    let code = match crate::node::up(&args, &global) {
+    let started = super::check_logs(&places::logs()).and_then(|()| crate::node::up(&args, &global));
+    let code = match started {
         Ok(code) => code,
         Err(failure) => {
             tracing::error!("{failure}");

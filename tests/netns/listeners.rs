@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, listener_survives_a_restart_until_it_is_removed),
         case!(functional, listeners_are_known_to_the_others_and_two_of_one_address_are_told),
         case!(timed, floating_address_is_reached_where_it_has_moved_within_a_second),
+        case!(timed, whom_the_hub_routes_for_reaches_a_floating_address_where_it_has_moved),
         case!(timed, added_listener_connects_within_100_ms),
         case!(timed, listeners_come_and_go_under_traffic_without_a_loss),
     ]
@@ -82,12 +83,17 @@ fn address_of_another_program_is_learnt_and_listed_as_the_hosts(world: &World) {
 
 /// Three nodes that know each other, of which 56 and 64 may have .192 to .207.
 fn with_floating(world: &World) -> Overlay {
+    let mut overlay = plan_with_floating(world);
+    overlay.start();
+    overlay
+}
+
+fn plan_with_floating(world: &World) -> Overlay {
     let mut overlay = Overlay::plan(world, &[56, 64, 72]);
     overlay.introduce(false);
-    for node in &mut overlay.nodes {
-        node.file.line("[overlay]", "floating = [{ cidr = \"172.16.8.192/28\", slots = [56, 64] }]");
+    for file in overlay.nodes.iter_mut().map(|node| &mut node.file).chain([&mut overlay.hub.file]) {
+        file.line("[overlay]", "floating = [{ cidr = \"172.16.8.192/28\", slots = [56, 64] }]");
     }
-    overlay.start();
     overlay
 }
 
@@ -110,14 +116,12 @@ fn listeners_are_known_to_the_others_and_two_of_one_address_are_told(world: &Wor
     until("it is over", || !warned(a) && !warned(b));
 }
 
-fn floating_address_is_reached_where_it_has_moved_within_a_second(world: &World) {
-    const VIP: Ipv4Addr = Ipv4Addr::new(172, 16, 8, 200);
-    let overlay = with_floating(world);
-    let [a, b, client] = [56, 64, 72].map(|slot| &overlay.node(slot).node);
+const VIP: Ipv4Addr = Ipv4Addr::new(172, 16, 8, 200);
+
+/// The floating address moves between two nodes, and after each move `client` connects to it within a second.
+#[track_caller]
+fn follows(client: &Node, a: &Node, b: &Node) {
     let _servers = [serve(a), serve(b)];
-    for other in [56, 64] {
-        client.reaches(overlay.node(other).address());
-    }
     let holders = [a, b, a, b];
     for (n, holder) in holders.iter().enumerate() {
         if n > 0 {
@@ -132,7 +136,27 @@ fn floating_address_is_reached_where_it_has_moved_within_a_second(world: &World)
         let took = start.elapsed();
         assert!(connected.is_ok() && took < Duration::from_secs(1), "move {n}: {took:?}, {connected:?}");
     }
+}
+
+fn floating_address_is_reached_where_it_has_moved_within_a_second(world: &World) {
+    let overlay = with_floating(world);
+    let [a, b, client] = [56, 64, 72].map(|slot| &overlay.node(slot).node);
+    for other in [56, 64] {
+        client.reaches(overlay.node(other).address());
+    }
+    follows(client, a, b);
     let owner = overlay.node(72).gw().status().0["floating"][0].clone();
+    assert_eq!(owner["owner"], overlay.node(64).name.as_str(), "{owner}");
+}
+
+fn whom_the_hub_routes_for_reaches_a_floating_address_where_it_has_moved(world: &World) {
+    let mut overlay = plan_with_floating(world);
+    let plain = overlay.add_plain_member(world, 5);
+    overlay.start();
+    let [a, b] = [56, 64].map(|slot| &overlay.node(slot).node);
+    plain.node.reaches("172.16.8.57");
+    follows(&plain.node, a, b);
+    let owner = overlay.hub.gw().status().0["floating"][0].clone();
     assert_eq!(owner["owner"], overlay.node(64).name.as_str(), "{owner}");
 }
 

@@ -11,6 +11,7 @@ use crate::label::{self, Holder, Label, Use};
 use crate::output::Output;
 use crate::packet::{Batch, DatagramBatch};
 use crate::peer::mtu::{BASE, SIZE_PROBE};
+use crate::peer::node::Told;
 use crate::peer::path::{Paths, Step, Way};
 use crate::peer::probe::Prober;
 use crate::peer::tunnel::{Admission, MIN_BUFFER, OVERHEAD, Opened, Tunnel};
@@ -67,7 +68,7 @@ impl Engine {
     fn capabilities(&self) -> Capabilities {
         let common = Capabilities::PROBES.and(Capabilities::RECORDS);
         match self.table.load().settings.role {
-            RoleSettings::Hub => common.and(Capabilities::RELAYS),
+            RoleSettings::Hub => common.and(Capabilities::RELAYS).and(Capabilities::LISTENERS),
             RoleSettings::Node { .. } => {
                 let node = Capabilities::SEALED.and(Capabilities::DIRECT);
                 common.and(node).and(Capabilities::LISTENERS)
@@ -165,11 +166,12 @@ impl Engine {
                 }
             }
             (Kin::Node(node), Message::Noted { revision }) => node.noted(revision),
-            (Kin::Node(_), Message::Listeners(told)) => {
+            (Kin::Node(_) | Kin::Member(_), Message::Listeners(told)) => {
                 self.hear_listeners(heard, &told);
                 self.say(peer.index, &Message::ListenersNoted { revision: told.revision }, relay);
             }
             (Kin::Node(node), Message::ListenersNoted { revision }) => node.noted_listeners(revision),
+            (Kin::Hub(leg), Message::ListenersNoted { revision }) => leg.told_listeners.note(revision),
             _ => self.drops.count(DropReason::ControlUnexpected),
         }
     }
@@ -188,13 +190,18 @@ impl Engine {
         if greeted.answer {
             talk.begin(now);
             // It does not know us, whatever was told before.
-            if let Kin::Node(node) = &mut link.kin {
-                node.forget_told();
+            match &mut link.kin {
+                Kin::Node(node) => node.forget_told(),
+                Kin::Hub(leg) => leg.told_listeners = Told::default(),
+                Kin::Member(_) | Kin::Plain => {}
             }
         }
         if greeted.anew {
             match &mut link.kin {
-                Kin::Hub(leg) => (leg.prober, leg.draining) = (Prober::new(now), false),
+                Kin::Hub(leg) => {
+                    (leg.prober, leg.draining) = (Prober::new(now), false);
+                    leg.told_listeners = Told::default();
+                }
                 Kin::Node(node) => node.meet(now, capabilities.have(Capabilities::DIRECT)),
                 Kin::Member(_) | Kin::Plain => {}
             }
@@ -318,6 +325,9 @@ impl Engine {
                     }
                 }
             }
+            // Without a session there is nothing to move. Its handshake goes by every way that there is, which an attempt by one
+            // of them would only put off.
+            Step::Prepare(_) if !state.tunnel.has_session() || state.tunnel.is_suspect() => {}
             Step::Prepare(way) => {
                 drop(legs);
                 let mut buffer = [0; MIN_BUFFER];

@@ -569,6 +569,10 @@ impl Engine {
                     (DropReason::TtlExpired, IcmpError::TimeExceeded)
                 }
             }
+            Destination::Unowned => {
+                self.drops.count(DropReason::FloatingUnowned);
+                return Verdict::Drop;
+            }
             _ => (DropReason::NoRoute, IcmpError::NetUnreachable),
         };
         let Some(ip) = self.parse(packet) else { return Verdict::Drop };

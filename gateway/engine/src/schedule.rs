@@ -75,6 +75,9 @@ fn has_room(out: &Output, table: &Table) -> bool {
     out.whole.room() >= usize::from(table.settings.mtu) + OVERHEAD
 }
 
+/// A member of a hub that was not heard for so long cannot be reached: it probes the hub several times a second.
+const SILENT: Duration = Duration::from_millis(1_500);
+
 impl Engine {
     /// What is due at `now`: handshakes, keepalives, expiry, probes, and the moves that follow from them; about
     /// [`Engine::timeout_messages`] messages at most.
@@ -128,11 +131,15 @@ impl Engine {
     fn members_due(&self, now: Instant, table: &Table, out: &mut Output) {
         let notice = self.notice.swap(false, Relaxed);
         let draining = self.draining.load(Relaxed);
+        let mut changed = false;
         for peer in table.peers() {
             let mut link = peer.link.lock();
             link.tick(now, &mut out.net, &self.drops);
             self.greet(now, peer.index, &mut link, &mut out.relay);
             let state = &mut *link;
+            // What it has told of floating addresses counts for less when it is not heard any more.
+            let heard = state.last_received.is_some_and(|at| now.saturating_duration_since(at) < SILENT);
+            changed |= peer.link.set_reachable(heard && state.tunnel.has_session());
             let speaks = state.talk.as_ref().is_some_and(|talk| talk.hello().is_some());
             if !speaks || !state.tunnel.has_session() {
                 continue;
@@ -143,6 +150,9 @@ impl Engine {
             if notice {
                 self.say(peer.index, &Message::Notice { draining }, &mut out.relay);
             }
+        }
+        if changed && !table.settings.floating.is_empty() {
+            self.reach_changed();
         }
     }
 
@@ -216,6 +226,9 @@ impl Engine {
             if leg.measured_to != state.endpoint {
                 leg.mtu.restart(now);
                 leg.measured_to = state.endpoint;
+            }
+            if talk.can(Capabilities::LISTENERS) && leg.told_listeners.is_due(now, self.told.load(Relaxed)) {
+                self.tell_listeners(hub.index, &mut out.relay);
             }
             if has_room(out, table) {
                 let alive = leg.prober.alive().filter(|_| leg.prober.is_up());

@@ -135,6 +135,13 @@ impl EngineSettings {
         self.floating_range(address).is_some_and(|range| range.slots.iter().any(|able| able.net() == slot))
     }
 
+    /// Whether this is a node whose packets to other nodes are opened by hubs.
+    #[must_use]
+    pub fn is_routed(&self) -> bool {
+        let sealed = |peer: &PeerSettings| peer.kind == PeerKind::Node && peer.sealing != Sealing::Never;
+        matches!(self.role, RoleSettings::Node { .. }) && !self.peers.iter().any(sealed)
+    }
+
     /// The floating range that this address is in.
     #[must_use]
     pub fn floating_range(&self, address: Ipv4Addr) -> Option<&Floating> {

@@ -72,14 +72,16 @@ impl Engine {
         if table.by_key(&peer.settings.public_key).is_none() {
             return;
         }
-        // What has come from it has come.
-        let arrived = peer.link.set_reachable(true);
+        // That it has come says nothing of the way back; whether it can be reached is seen at once.
+        if !peer.link.is_reachable() {
+            self.soon.store(true, Relaxed);
+        }
         let node = (&peer.settings.public_key, slot);
         let news = shared.hear(&table.settings, node, header.epoch, told);
         if news.refused > 0 {
             self.drops.add(DropReason::ClaimRefused, news.refused);
         }
-        if news.changed || arrived {
+        if news.changed {
             self.elect(&mut shared, &table);
         }
     }

@@ -56,6 +56,8 @@ pub struct Table {
     routes: RouteTable<Target>,
     /// Who has which floating address. Replaced as a whole; asked, without waiting, for a packet of such an address only.
     pub(crate) owners: ArcSwap<Owners>,
+    /// Only hubs hear who has a floating address: this node has no session of its own with any other.
+    floating_by_hub: bool,
 }
 
 impl Table {
@@ -114,6 +116,7 @@ impl Table {
             hubs: Vec::new(),
             routes: RouteTable::new(settings.overlay, 32, &[]),
             owners: ArcSwap::default(),
+            floating_by_hub: settings.is_routed(),
             settings,
         };
         table.hubs = table.in_order().filter(|p| p.settings.kind == PeerKind::Hub).map(|p| p.index).collect();
@@ -230,6 +233,7 @@ impl Table {
                 Some(FloatHolder::Peer(index)) => {
                     self.peer(index).map_or(Destination::Unowned, |peer| Destination::Peer(self.way_to(peer)))
                 }
+                None if self.floating_by_hub => self.hub().map_or(Destination::Unowned, Destination::Peer),
                 None => Destination::Unowned,
             },
         }

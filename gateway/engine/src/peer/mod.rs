@@ -13,7 +13,7 @@ use crate::packet::DatagramBatch;
 use crate::relay::{Account, Seat};
 use ipnet::Ipv4Net;
 use mtu::PathMtu;
-use node::NodePeer;
+use node::{NodePeer, Told};
 use overlay_config::PresharedKey;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use path::{Leg, Paths};
@@ -165,6 +165,8 @@ pub struct HubLeg {
     /// What passes, and to which endpoint of the hub that was measured.
     pub mtu: PathMtu,
     pub(crate) measured_to: Option<SocketAddr>,
+    /// What of our listeners it was told.
+    pub told_listeners: Told,
     /// The endpoint that somebody has written down, or resolved.
     written: Option<SocketAddr>,
     /// Where it answered last.
@@ -185,6 +187,7 @@ impl HubLeg {
             shown_up: false,
             mtu: PathMtu::new(now),
             measured_to: None,
+            told_listeners: Told::default(),
             written,
             answered: None,
             turned: None,

@@ -84,7 +84,7 @@ pub enum Watched {
 
 /// What we have told of our own whereabouts, or listeners.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+pub struct Told {
     noted: u32,
     saying: u32,
     due: Option<Instant>,
@@ -92,7 +92,8 @@ struct Told {
 }
 
 impl Told {
-    fn is_due(&mut self, now: Instant, revision: u32) -> bool {
+    /// Whether that of `revision` is to be told now, or once more.
+    pub fn is_due(&mut self, now: Instant, revision: u32) -> bool {
         if self.noted >= revision {
             return false;
         }
@@ -106,6 +107,11 @@ impl Told {
         self.tries += 1;
         self.due = Some(now + pause);
         true
+    }
+
+    /// The peer has noted what was told as `revision`.
+    pub fn note(&mut self, revision: u32) {
+        self.noted = self.noted.max(revision);
     }
 }
 
@@ -162,7 +168,7 @@ impl NodePeer {
 
     /// The peer has noted our whereabouts.
     pub fn noted(&mut self, revision: u32) {
-        self.told.noted = self.told.noted.max(revision);
+        self.told.note(revision);
     }
 
     /// As [`NodePeer::tells`], for our listeners.
@@ -172,7 +178,7 @@ impl NodePeer {
 
     /// The peer has noted our listeners.
     pub fn noted_listeners(&mut self, revision: u32) {
-        self.told_listeners.noted = self.told_listeners.noted.max(revision);
+        self.told_listeners.note(revision);
     }
 
     /// A hub says that the peer has no end-to-end sessions.

@@ -1,8 +1,8 @@
 //! Addresses that are shared: what is live is told to the others, and a floating address is where it was claimed last.
 
 use crate::packets::{Says, hop, ping, says, udp};
-use crate::world::{Cluster, HUB, addr, cluster_hub, cluster_node, net, slot};
-use crate::world::{World, at};
+use crate::world::{Cluster, HUB, addr, cluster_hub, cluster_node, net, slot, to_plain};
+use crate::world::{Id, World, at};
 use overlay_config::Floating;
 use overlay_engine::claim::Belongs;
 use overlay_engine::peer::Sealing;
@@ -11,6 +11,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 const VIP: u8 = 200;
+const PLAIN: u8 = 80;
 const NODES: [u8; 3] = crate::world::NODES;
 
 fn ms(n: u64) -> Duration {
@@ -51,7 +52,9 @@ fn reached(c: &mut Cluster, from: usize) -> Vec<usize> {
     let packet = udp(addr(NODES[from] + 1), addr(VIP), b"to whoever has it");
     c.world.send(c.nodes[from], &packet);
     let nodes = c.nodes.clone();
-    (0..3).filter(|n| c.world.inbox(nodes[*n]).contains(&hop(&packet))).collect()
+    // A hub that routes is a hop as well.
+    let came = |got: &Vec<u8>| *got == hop(&packet) || *got == hop(&hop(&packet));
+    (0..3).filter(|n| c.world.inbox(nodes[*n]).iter().any(came)).collect()
 }
 
 fn listeners(c: &Cluster, at: usize, of: usize) -> Vec<Ipv4Addr> {
@@ -213,4 +216,70 @@ fn a_reload_moves_no_address_and_takes_one_from_who_may_have_it_no_more() {
         c.world.of(c.nodes[n]).reconfigure(settings, c.world.now);
     }
     assert!(reached(&mut c, 2).is_empty());
+}
+
+/// A member without control messages reaches a floating address where it is, and so do nodes whose packets are routed: the hub hears
+/// who has it.
+#[test]
+fn whom_hubs_route_for_reaches_a_floating_address_as_well() {
+    for sealing in [Sealing::Required, Sealing::Never] {
+        let mut settings = cluster_hub(HUB);
+        settings.peers.push(to_plain(PLAIN, &["172.16.8.80/29"]));
+        let mut world = World::new();
+        let hub = world.engine(HUB, with_floating(settings.clone()));
+        let nodes = NODES.map(|n| world.engine(n, with_floating(cluster_node(n, 1, sealing)))).into();
+        let plain = world.plain(PLAIN, HUB);
+        let mut c = Cluster { world, hubs: vec![hub], nodes };
+        for n in 0..3 {
+            has(&c, n, &[]);
+        }
+        c.world.settle();
+        c.world.run(Duration::from_secs(2));
+        is_reached_by_plain(&mut c, plain, &[]);
+        assert!(reached(&mut c, 2).is_empty());
+        assert_eq!(
+            c.world.drops(hub, DropReason::FloatingUnowned),
+            if sealing == Sealing::Never { 2 } else { 1 }
+        );
+        for (to, from) in [(0, 1), (1, 0), (0, 1)] {
+            has(&c, to, &[VIP]);
+            has(&c, from, &[]);
+            c.world.run(ms(200));
+            is_reached_by_plain(&mut c, plain, &[to]);
+            assert_eq!(reached(&mut c, 2), [to]);
+        }
+        // An owner that died loses it, though it had it last.
+        has(&c, 1, &[VIP]);
+        c.world.run(ms(200));
+        let dead = c.nodes[1 - usize::from(sealing == Sealing::Never)];
+        c.world.kill(dead);
+        c.world.run(ms(2_000));
+        let left = usize::from(sealing == Sealing::Never);
+        is_reached_by_plain(&mut c, plain, &[left]);
+        // A hub that has forgotten everything hears of it anew.
+        c.world.kill(hub);
+        c.world.restart(hub, HUB, with_floating(settings));
+        c.world.run(Duration::from_secs(5));
+        let floating = c.world.of(hub).floating();
+        assert_eq!(floating[0].peer, Some(format!("peer-{}", NODES[left])));
+        // A node with sessions of its own finds out when it has something to say.
+        if sealing == Sealing::Never {
+            assert_eq!(reached(&mut c, 2), [left]);
+        }
+    }
+}
+
+/// The member without control messages reaches the floating address on these nodes, and is answered in its name.
+#[track_caller]
+fn is_reached_by_plain(c: &mut Cluster, plain: Id, on: &[usize]) {
+    let packet = udp(addr(PLAIN + 1), addr(VIP), b"to whoever has it");
+    c.world.send(plain, &packet);
+    let nodes = c.nodes.clone();
+    let got = |c: &mut Cluster, n: usize| c.world.inbox(nodes[n]).contains(&hop(&packet));
+    assert_eq!((0..3).filter(|n| got(c, *n)).collect::<Vec<_>>(), on);
+    for n in on {
+        let answer = udp(addr(VIP), addr(PLAIN + 1), b"answer");
+        c.world.send(nodes[*n], &answer);
+        assert_eq!(c.world.received(plain), hop(&hop(&answer)));
+    }
 }

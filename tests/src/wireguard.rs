@@ -38,7 +38,9 @@ impl WireGuard {
     pub fn start(node: &Node, keys: Keys, address: &str) -> Self {
         let mut command = node.command("wireguard-go");
         command.args(["-f", DEVICE]).env("LOG_LEVEL", "verbose").env("WG_PROCESS_FOREGROUND", "1");
-        let process = node.spawn_command("wireguard-go", command, "wireguard-go -f wg0");
+        let mut process = node.spawn_command("wireguard-go", command, "wireguard-go -f wg0");
+        // Not before it listens: wg removes a socket that refuses it, and wireguard-go then ends.
+        process.wait_stdout(Duration::from_secs(30), |line| line.contains("UAPI listener started"));
         until("wg speaks to wireguard-go", || node.run("wg show wg0").code == Some(0));
         let key = node.write("wg0.key", &keys.private);
         node.ok(&format!("wg set {DEVICE} private-key {} listen-port 51820", key.display()));

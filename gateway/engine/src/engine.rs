@@ -76,6 +76,8 @@ pub struct Engine {
     /// A hub that is to be left, and whether its members have yet to be told.
     pub(crate) draining: AtomicBool,
     pub(crate) notice: AtomicBool,
+    /// A hub: a member has told of other addresses than before.
+    pub(crate) unelected: AtomicBool,
     /// A node: the underlay's addresses of this host.
     pub(crate) local: Mutex<Vec<SocketAddr>>,
     pub(crate) events: Events,
@@ -104,6 +106,7 @@ impl Engine {
             legs: RwLock::default(),
             draining: AtomicBool::new(false),
             notice: AtomicBool::new(false),
+            unelected: AtomicBool::new(false),
             local: Mutex::default(),
             events: Events::default(),
             soon: AtomicBool::new(false),

@@ -131,7 +131,7 @@ impl Engine {
     fn members_due(&self, now: Instant, table: &Table, out: &mut Output) {
         let notice = self.notice.swap(false, Relaxed);
         let draining = self.draining.load(Relaxed);
-        let mut changed = false;
+        let mut changed = self.unelected.swap(false, Relaxed);
         for peer in table.peers() {
             let mut link = peer.link.lock();
             link.tick(now, &mut out.net, &self.drops);

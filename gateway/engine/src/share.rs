@@ -81,7 +81,10 @@ impl Engine {
         if news.refused > 0 {
             self.drops.add(DropReason::ClaimRefused, news.refused);
         }
-        if news.changed {
+        if news.changed && table.slot().is_none() {
+            // At the next tick: a hub has thousands of members, and one of them may tell something new with each packet.
+            self.unelected.store(true, Relaxed);
+        } else if news.changed {
             self.elect(&mut shared, &table);
         }
     }

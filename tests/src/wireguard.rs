@@ -1,5 +1,7 @@
 //! Debian's wireguard-go, configured by `wg` and `ip` as its users do.
 
+use std::time::Duration;
+
 use crate::keys::Keys;
 use crate::node::Node;
 use crate::process::Process;

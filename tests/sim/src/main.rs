@@ -12,6 +12,7 @@ mod op;
 mod packet;
 mod party;
 mod pranks;
+mod roll;
 mod runner;
 mod scenario;
 mod sim;

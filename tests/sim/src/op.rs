@@ -151,8 +151,12 @@ impl Ops<'_> {
         self.push(op);
     }
 
+    fn those(&self, wanted: impl Fn(&Plan) -> bool) -> Vec<PartyId> {
+        (0..self.plans.len()).filter(|&id| wanted(&self.plans[id])).collect()
+    }
+
     fn one(&mut self, wanted: impl Fn(Role) -> bool) -> Option<PartyId> {
-        let ids: Vec<_> = (0..self.plans.len()).filter(|&id| wanted(self.plans[id].role)).collect();
+        let ids = self.those(|plan| wanted(plan.role));
         (!ids.is_empty()).then(|| ids[self.rng.usize(..ids.len())])
     }
 
@@ -247,10 +251,8 @@ impl Ops<'_> {
 
     /// What there was not at first, beside what happens anyway.
     fn any_aside(&self, aside: &mut Rng) -> Option<Op> {
-        let all = |wanted: fn(Role) -> bool| -> Vec<PartyId> {
-            (0..self.plans.len()).filter(|&id| wanted(self.plans[id].role)).collect()
-        };
-        let (nodes, hubs) = (all(|role| matches!(role, Role::Node(_))), all(|role| role == Role::Hub));
+        let nodes = self.those(|plan| matches!(plan.role, Role::Node(_)));
+        let hubs = self.those(|plan| plan.role == Role::Hub);
         match aside.u8(0..20) {
             0..6 if self.plans.iter().any(|plan| plan.able) => {
                 let (node, host) = (aside.choice(nodes)?, aside.choice(FLOATING)?);
@@ -298,31 +300,27 @@ impl Ops<'_> {
         let op = if aside.u8(0..8) == 0 { Op::Drain(hub, true) } else { op };
         let costs_nothing = matches!(op, Op::Reload(_) | Op::Drain(..));
         let limit = if costs_nothing { wait::UNDISTURBED } else { wait::RECOVERY };
-        self.float_first(&mut aside);
+        let first = self.float_first(&mut aside);
         self.push(op);
         self.after(wait::MEASURED, Op::Gaps(limit));
-        self.float_on(&mut aside);
-    }
-
-    fn able(&self) -> Vec<PartyId> {
-        (0..self.plans.len()).filter(|&id| self.plans[id].able).collect()
-    }
-
-    /// A floating address is somewhere before the fault,
-    fn float_first(&mut self, aside: &mut Rng) {
-        if let Some(node) = aside.choice(self.able()) {
-            self.push(Op::Float { node, host: FLOATING[0], on: true });
+        if let Some(first) = first {
+            self.float_on(first, &mut aside);
         }
     }
 
-    /// and moves after it, as keepalived moves one: for a moment both have it, or nobody.
-    fn float_on(&mut self, aside: &mut Rng) {
-        let Some(first) = self.list.iter().rev().find_map(|(_, op)| match op {
-            Op::Float { node, .. } => Some(*node),
-            _ => None,
-        }) else {
-            return;
-        };
+    fn able(&self) -> Vec<PartyId> {
+        self.those(|plan| plan.able)
+    }
+
+    /// A floating address is somewhere before the fault,
+    fn float_first(&mut self, aside: &mut Rng) -> Option<PartyId> {
+        let node = aside.choice(self.able())?;
+        self.push(Op::Float { node, host: FLOATING[0], on: true });
+        Some(node)
+    }
+
+    /// and moves after it from the `first`, as keepalived moves one: for a moment both have it, or nobody.
+    fn float_on(&mut self, first: PartyId, aside: &mut Rng) {
         let Some(next) = aside.choice(self.able()).filter(|next| *next != first) else { return };
         let host = FLOATING[0];
         let (leaves, comes) =

@@ -112,6 +112,16 @@ impl Party {
         self.memory = 0;
     }
 
+    /// An address comes onto its device, or leaves it.
+    pub fn bring(&mut self, ip: Ipv4Addr, on: bool) {
+        if on {
+            self.live.insert(ip);
+        } else {
+            self.live.remove(&ip);
+        }
+        self.tell_live();
+    }
+
     /// The platform tells the engine what is on the device.
     pub fn tell_live(&mut self) {
         if let (Some(engine), true) = (&self.engine, self.plan.role != Role::Hub) {

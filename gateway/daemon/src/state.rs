@@ -34,6 +34,21 @@ struct Clock {
     unix_s: u64,
 }
 
+/// Refuses the folder of this `name` when somebody else has made it or may write to it. What to do then is `foreign`, and when it cannot
+/// be looked at `unseen`.
+///
+/// # Errors
+/// As above.
+pub fn check_folder(name: &str, folder: &Path, foreign: &str, unseen: &str) -> Result<(), Failure> {
+    let place = folder.display();
+    let (what, fix) = match os::distrust(folder) {
+        Ok(None) => return Ok(()),
+        Ok(Some(why)) => (format!("the {name} folder {place} is not used: {why}"), foreign),
+        Err(error) => (format!("cannot look at the {name} folder {place}: {error}"), unseen),
+    };
+    Err(Failure::bad_input(what, fix))
+}
+
 impl StateFolder {
     /// The folder that a flag names, or the default one of `instance`. Nothing is created.
     #[must_use]
@@ -52,19 +67,12 @@ impl StateFolder {
     /// # Errors
     /// When it is such a folder, or cannot be looked at.
     pub fn check(&self) -> Result<(), Failure> {
-        let place = self.0.display();
-        let (what, fix) = match os::distrust(&self.0) {
-            Ok(None) => return Ok(()),
-            Ok(Some(why)) => (
-                format!("the state folder {place} is not used: {why}"),
-                "find out who did that, move the folder away and start again, or choose another with --state-dir DIR",
-            ),
-            Err(error) => (
-                format!("cannot look at the state folder {place}: {error}"),
-                "choose a folder that can be read with --state-dir DIR",
-            ),
-        };
-        Err(Failure::bad_input(what, fix))
+        check_folder(
+            "state",
+            &self.0,
+            "find out who did that, move the folder away and start again, or choose another with --state-dir DIR",
+            "choose a folder that can be read with --state-dir DIR",
+        )
     }
 
     /// Makes the folder, for its owner alone, if it is not there.

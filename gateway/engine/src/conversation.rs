@@ -66,13 +66,10 @@ impl Engine {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let common = Capabilities::PROBES.and(Capabilities::RECORDS);
+        let common = Capabilities::PROBES.and(Capabilities::RECORDS).and(Capabilities::LISTENERS);
         match self.table.load().settings.role {
-            RoleSettings::Hub => common.and(Capabilities::RELAYS).and(Capabilities::LISTENERS),
-            RoleSettings::Node { .. } => {
-                let node = Capabilities::SEALED.and(Capabilities::DIRECT);
-                common.and(node).and(Capabilities::LISTENERS)
-            }
+            RoleSettings::Hub => common.and(Capabilities::RELAYS),
+            RoleSettings::Node { .. } => common.and(Capabilities::SEALED).and(Capabilities::DIRECT),
         }
     }
 
@@ -189,6 +186,8 @@ impl Engine {
         let greeted = talk.greet(header, capabilities, seen, self.epoch);
         if greeted.answer {
             talk.begin(now);
+        }
+        if greeted.answer || greeted.anew {
             // It does not know us, whatever was told before.
             match &mut link.kin {
                 Kin::Node(node) => node.forget_told(),
@@ -198,10 +197,7 @@ impl Engine {
         }
         if greeted.anew {
             match &mut link.kin {
-                Kin::Hub(leg) => {
-                    (leg.prober, leg.draining) = (Prober::new(now), false);
-                    leg.told_listeners = Told::default();
-                }
+                Kin::Hub(leg) => (leg.prober, leg.draining) = (Prober::new(now), false),
                 Kin::Node(node) => node.meet(now, capabilities.have(Capabilities::DIRECT)),
                 Kin::Member(_) | Kin::Plain => {}
             }

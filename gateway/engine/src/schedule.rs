@@ -138,10 +138,11 @@ impl Engine {
             self.greet(now, peer.index, &mut link, &mut out.relay);
             let state = &mut *link;
             // What it has told of floating addresses counts for less when it is not heard any more.
+            let session = state.tunnel.has_session();
             let heard = state.last_received.is_some_and(|at| now.saturating_duration_since(at) < SILENT);
-            changed |= peer.link.set_reachable(heard && state.tunnel.has_session());
+            changed |= peer.link.set_reachable(heard && session);
             let speaks = state.talk.as_ref().is_some_and(|talk| talk.hello().is_some());
-            if !speaks || !state.tunnel.has_session() {
+            if !speaks || !session {
                 continue;
             }
             if let (Kin::Member(seat), Some(endpoint)) = (&mut state.kin, state.endpoint) {

@@ -81,11 +81,11 @@ impl Engine {
         if news.refused > 0 {
             self.drops.add(DropReason::ClaimRefused, news.refused);
         }
-        if news.changed && table.slot().is_none() {
+        match (news.changed, table.slot()) {
+            (false, _) => {}
+            (true, Some(_)) => self.elect(&mut shared, &table),
             // At the next tick: a hub has thousands of members, and one of them may tell something new with each packet.
-            self.unelected.store(true, Relaxed);
-        } else if news.changed {
-            self.elect(&mut shared, &table);
+            (true, None) => self.unelected.store(true, Relaxed),
         }
     }
 

@@ -44,7 +44,7 @@ impl Capabilities {
     pub const DIRECT: Self = Self(8);
     /// It keeps signed records.
     pub const RECORDS: Self = Self(16);
-    /// It tells which addresses are on its device, and hears what others tell.
+    /// It hears which addresses are on the devices of nodes; a node tells of its own as well.
     pub const LISTENERS: Self = Self(32);
 
     /// These and those.

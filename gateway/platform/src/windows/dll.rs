@@ -4,7 +4,7 @@
 use std::{
     ffi::c_void,
     fs, io,
-    os::windows::{ffi::OsStrExt, fs::OpenOptionsExt},
+    os::windows::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     ptr,
 };
@@ -30,6 +30,7 @@ use windows_sys::{
     core::w,
 };
 
+use super::security::wide;
 use crate::DeviceError;
 
 /// The file's name.
@@ -135,7 +136,7 @@ fn refused(text: String) -> io::Error {
 
 /// Who signed the file, if the system trusts the signature (WinVerifyTrust).
 fn signer(path: &Path) -> io::Result<String> {
-    let name: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+    let name = wide(path);
     // SAFETY: both are plain data for which zero means "not given".
     let (mut file, mut data): (WINTRUST_FILE_INFO, WINTRUST_DATA) = unsafe { std::mem::zeroed() };
     file.cbStruct = size_of::<WINTRUST_FILE_INFO>() as u32;
@@ -197,7 +198,7 @@ unsafe fn signer_name(data: &WINTRUST_DATA) -> io::Result<String> {
 
 /// The version in the file's resources: `0.14.1`.
 fn version(path: &Path) -> Option<String> {
-    let name: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+    let name = wide(path);
     // SAFETY: `name` ends with a zero; `block` is as long as the call is told; what is found lies in it.
     unsafe {
         let length = GetFileVersionInfoSizeW(name.as_ptr(), ptr::null_mut());

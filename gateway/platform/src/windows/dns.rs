@@ -30,7 +30,7 @@ type SetInterfaceDnsSettings = unsafe extern "system" fn(GUID, *const DNS_INTERF
 /// What the system says.
 pub fn set(guid: u128, servers: &[Ipv4Addr]) -> io::Result<()> {
     let list: Vec<String> = servers.iter().map(ToString::to_string).collect();
-    let list = wide(&list.join(","));
+    let list = wide(list.join(","));
     let Some(error) = through_the_api(guid, &list) else { return through_the_registry(guid, &list) };
     if error == ERROR_SUCCESS { Ok(()) } else { Err(io::Error::from_raw_os_error(error as i32)) }
 }
@@ -38,7 +38,7 @@ pub fn set(guid: u128, servers: &[Ipv4Addr]) -> io::Result<()> {
 /// The servers of the interface; empty when none were set.
 #[must_use]
 pub fn servers(guid: u128) -> Vec<Ipv4Addr> {
-    let (path, mut text) = (wide(&key(guid)), [0_u16; 512]);
+    let (path, mut text) = (wide(key(guid)), [0_u16; 512]);
     let mut size = size_of_val(&text) as u32;
     // SAFETY: `text` is as long as the call is told; the names end with a zero.
     let error = unsafe {

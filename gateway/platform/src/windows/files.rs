@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::{self, Write},
-    os::windows::{ffi::OsStrExt, io::FromRawHandle},
+    os::windows::io::FromRawHandle,
     path::{Path, PathBuf},
     ptr,
 };
@@ -23,7 +23,7 @@ use windows_sys::Win32::{
 
 use super::{
     places,
-    security::{self, access_of, own_sid},
+    security::{self, access_of, own_sid, wide},
 };
 use crate::access::{ADMINISTRATORS, Holds, SYSTEM};
 
@@ -50,7 +50,7 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
     let descriptor = security::private()?;
     let mut overtaken = false;
     for folder in missing.into_iter().rev() {
-        let name: Vec<u16> = folder.as_os_str().encode_wide().chain([0]).collect();
+        let name = wide(folder);
         // SAFETY: `name` ends with a zero, and the attributes live as long as `descriptor`.
         if unsafe { CreateDirectoryW(name.as_ptr(), descriptor.attributes()) } == 0 {
             let error = io::Error::last_os_error();
@@ -212,7 +212,7 @@ impl PrivateFile {
     /// # Errors
     /// As CreateFile.
     pub fn open(self, path: &Path) -> io::Result<File> {
-        let name: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+        let name = wide(path);
         let descriptor = security::private()?;
         let disposition = match self {
             Self { create_new: true, .. } => CREATE_NEW,

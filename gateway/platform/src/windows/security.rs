@@ -3,7 +3,13 @@
 //! The only audience is SYSTEM and the Administrators, plus the owner of a file that a person made for himself.
 #![allow(unsafe_code, reason = "the calls of the system have no safe form; each says why it is sound")]
 
-use std::{ffi::c_void, io, os::windows::ffi::OsStrExt, path::Path, ptr};
+use std::{
+    ffi::{OsStr, c_void},
+    io,
+    os::windows::ffi::OsStrExt,
+    path::Path,
+    ptr,
+};
 
 use windows_sys::Win32::{
     Foundation::{CloseHandle, ERROR_SUCCESS, HANDLE, LocalFree},
@@ -112,7 +118,7 @@ impl Drop for Descriptor {
 /// # Errors
 /// When there is no such file, or it cannot be looked at.
 pub fn access_of(path: &Path) -> io::Result<Access> {
-    let name: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+    let name = wide(path);
     let (mut owner, mut dacl, mut raw): (PSID, *mut ACL, PSECURITY_DESCRIPTOR) =
         (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
     // SAFETY: `name` ends with a zero; the pointers are written before they are read.
@@ -175,7 +181,7 @@ unsafe fn read(owner: PSID, dacl: *const ACL) -> io::Result<Access> {
 /// # Errors
 /// When this process may not.
 pub fn set_list(path: &Path, descriptor: &Descriptor) -> io::Result<()> {
-    let name: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+    let name = wide(path);
     let (mut there, mut defaulted, mut dacl) = (0, 0, ptr::null_mut());
     // SAFETY: the descriptor lives until the end, and the list is in it; the others are written before they are read.
     let error = unsafe {
@@ -295,8 +301,8 @@ unsafe fn sid_text(sid: PSID) -> io::Result<String> {
 
 /// `text` as Windows wants it: UTF-16 with a zero at its end.
 #[must_use]
-pub fn wide(text: &str) -> Vec<u16> {
-    text.encode_utf16().chain([0]).collect()
+pub fn wide(text: impl AsRef<OsStr>) -> Vec<u16> {
+    text.as_ref().encode_wide().chain([0]).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! (`windows/events.mc`).
 
 use super::HostEvent;
+use overlay_platform::os::security::wide;
 use std::io;
 use std::path::Path;
 use std::ptr;
@@ -47,7 +48,7 @@ pub fn write_no_log(why: &str) {
 
 #[allow(unsafe_code, reason = "the event log has no other way in")]
 fn report(kind: u16, id: u32, what: &str) {
-    let text: Vec<u16> = what.encode_utf16().chain([0]).collect();
+    let text = wide(what);
     let strings = [text.as_ptr()];
     // SAFETY: all texts end with a zero and live until the call is over.
     unsafe {
@@ -65,7 +66,7 @@ fn report(kind: u16, id: u32, what: &str) {
 /// When the registry cannot be written.
 #[allow(unsafe_code, reason = "the registry has no other way in")]
 pub fn register(program: &Path) -> io::Result<()> {
-    let path: Vec<u16> = program.to_string_lossy().encode_utf16().chain([0]).collect();
+    let path = wide(program);
     let types = EVENTLOG_ERROR_TYPE as u32 | EVENTLOG_WARNING_TYPE as u32 | EVENTLOG_INFORMATION_TYPE as u32;
     let check = |error| match error {
         ERROR_SUCCESS => Ok(()),

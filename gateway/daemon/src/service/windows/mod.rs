@@ -7,7 +7,8 @@ mod scm;
 use super::HostEvent;
 use crate::cli::{Command, Global, HolderArgs, ServiceAction, ServiceArgs};
 use crate::exit::Failure;
-use overlay_platform::os::{distrust, places};
+use crate::state::check_folder;
+use overlay_platform::os::places;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -124,19 +125,12 @@ pub fn log_file(command: &Command) -> Option<RotatingFile> {
 /// # Errors
 /// When it is such a folder, or cannot be looked at.
 fn check_logs(folder: &Path) -> Result<(), Failure> {
-    let place = folder.display();
-    let (what, fix) = match distrust(folder) {
-        Ok(None) => return Ok(()),
-        Ok(Some(why)) => (
-            format!("the log folder {place} is not used: {why}"),
-            "find out who did that, move the folder away and start the service again: it makes another",
-        ),
-        Err(error) => (
-            format!("cannot look at the log folder {place}: {error}"),
-            "see to it that SYSTEM has all rights to it, and start the service again",
-        ),
-    };
-    Err(Failure::bad_input(what, fix))
+    check_folder(
+        "log",
+        folder,
+        "find out who did that, move the folder away and start the service again: it makes another",
+        "see to it that SYSTEM has all rights to it, and start the service again",
+    )
 }
 
 /// A log that cannot be written for another reason (the disk is full) stops nothing: what it would say is less than what the service

@@ -6,6 +6,7 @@ use std::time::Duration;
 use overlay_tests::case;
 use overlay_tests::flow::Flow;
 use overlay_tests::harness::Case;
+use overlay_tests::iperf3::Iperf3;
 use overlay_tests::keys::Keys;
 use overlay_tests::overlay::{HUB, Overlay, PORT};
 use overlay_tests::wait::{holds_for, until, until_in};
@@ -66,10 +67,7 @@ fn nodes_reach_each_other_through_it(world: &World) {
     let peer = status.peer(HUB).unwrap();
     assert_eq!(peer["session"], true);
     assert!(wg.latest_handshake(&one.keys.public) > 0);
-    let mut serving = two.node.spawn("iperf3", "iperf3 -s --forceflush");
-    serving.wait_stdout(Duration::from_secs(30), |line| line.contains("listening"));
-    let done = one.node.run_in(Duration::from_secs(100), "iperf3 -J -t 2 -c 172.16.8.65").exits(0).json();
-    assert!(done["end"]["sum_received"]["bytes"].as_u64().unwrap() > 1 << 20, "{done:#}");
+    assert!(Iperf3::serve(&two.node).received(&one.node, "-t 2", "172.16.8.65") > 1 << 20);
 }
 
 fn preshared_key_and_keepalive(world: &World) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use overlay_tests::case;
 use overlay_tests::flow::Flow;
 use overlay_tests::harness::Case;
+use overlay_tests::iperf3::Iperf3;
 use overlay_tests::keys::Keys;
 use overlay_tests::overlay::{Overlay, PORT};
 use overlay_tests::wait::{until, until_in};
@@ -64,11 +65,8 @@ fn member_and_nodes_reach_each_other(world: &World) {
     let peer = status.peer("plain-80").unwrap();
     assert_eq!(peer["session"], true, "{peer:#}");
     assert_eq!(peer["kind"], "wireguard", "{peer:#}");
-    let mut serving = plain.node.spawn("iperf3", "iperf3 -s --forceflush");
-    serving.wait_stdout(Duration::from_secs(30), |line| line.contains("listening"));
-    let fetch = "iperf3 -J -t 2 -c 172.16.8.81";
-    let done = overlay.node(56).node.run_in(Duration::from_secs(100), fetch).exits(0).json();
-    assert!(done["end"]["sum_received"]["bytes"].as_u64().unwrap() > 1 << 20, "{done:#}");
+    let one = &overlay.node(56).node;
+    assert!(Iperf3::serve(&plain.node).received(one, "-t 2", "172.16.8.81") > 1 << 20);
 }
 
 fn hub_opens_the_session_when_it_knows_the_endpoint(world: &World) {

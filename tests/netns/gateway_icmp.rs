@@ -6,6 +6,7 @@ use std::time::Duration;
 use overlay_tests::case;
 use overlay_tests::gateway::Gateway;
 use overlay_tests::harness::Case;
+use overlay_tests::iperf3::Iperf3;
 use overlay_tests::overlay::Overlay;
 use overlay_tests::packet::{Ear, Forger, Heard, Packet};
 use overlay_tests::world::World;
@@ -218,10 +219,7 @@ fn path_mtu_is_found_by_tcp(world: &World) {
     for member in [client, server] {
         member.node.ok("ip link set Overlay mtu 1600");
     }
-    let mut serving = server.node.spawn("iperf3", "iperf3 -s --forceflush");
-    serving.wait_stdout(Duration::from_secs(30), |line| line.contains("listening"));
-    let line = format!("iperf3 -J -t 2 -c {}", server.address());
-    let done = client.node.run_in(Duration::from_secs(100), &line).exits(0).json();
+    let done = Iperf3::serve(&server.node).run(&client.node, "-t 2", &server.address());
     assert!(done["end"]["sum_received"]["bytes"].as_u64().unwrap() > 1 << 20, "{done:#}");
     let found = &done["intervals"][1]["streams"][0]["pmtu"];
     assert_eq!(found, 1420, "{done:#}");

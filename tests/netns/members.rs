@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use overlay_tests::case;
 use overlay_tests::harness::{Case, full};
+use overlay_tests::iperf3::Iperf3;
 use overlay_tests::keys::Keys;
 use overlay_tests::overlay::{HUB, Overlay, PORT};
 use overlay_tests::packet::{Ear, Forger, Packet};
@@ -87,12 +88,10 @@ fn curl_fetches_a_large_file_unharmed(world: &World) {
 fn iperf3_runs_both_ways(world: &World) {
     let overlay = Overlay::started(world, &[56, 64]);
     let (client, server) = (overlay.node(56), overlay.node(64));
-    let mut serving = server.node.spawn("iperf3", "iperf3 -s --forceflush");
-    serving.wait_stdout(Duration::from_secs(30), |line| line.contains("listening"));
+    let mut iperf3 = Iperf3::serve(&server.node);
     let seconds = if full() { 10 } else { 3 };
     for way in ["", "-R"] {
-        let line = format!("iperf3 -J -t {seconds} -c {} {way}", server.address());
-        let done = client.node.run_in(Duration::from_secs(120), &line).exits(0).json();
+        let done = iperf3.run(&client.node, &format!("-t {seconds} {way}"), &server.address());
         let bits = done["end"]["sum_received"]["bits_per_second"].as_f64().unwrap();
         println!("iperf3 {way}: {:.0} Mbit/s", bits / 1e6);
         assert!(bits > 1e6, "{done:#}");
@@ -107,11 +106,10 @@ fn several_queues_carry_several_streams_and_a_restart_may_change_their_number(wo
     let sockets =
         |overlay: &Overlay| overlay.node(56).node.ok(&format!("ss -Huln4 sport = :{PORT}")).lines().count();
     assert_eq!(sockets(&overlay), 3, "a socket for each queue");
-    let mut serving = overlay.node(64).node.spawn("iperf3", "iperf3 -s --forceflush");
-    serving.wait_stdout(Duration::from_secs(30), |line| line.contains("listening"));
+    let server = overlay.node(64);
+    let mut iperf3 = Iperf3::serve(&server.node);
     for way in ["", "-R"] {
-        let line = format!("iperf3 -J -t 2 -P 8 -c {} {way}", overlay.node(64).address());
-        let done = overlay.node(56).node.run_in(Duration::from_secs(120), &line).exits(0).json();
+        let done = iperf3.run(&overlay.node(56).node, &format!("-t 2 -P 8 {way}"), &server.address());
         for stream in done["end"]["streams"].as_array().unwrap() {
             assert!(stream["receiver"]["bytes"].as_u64().unwrap() > 100_000, "{stream:#}");
         }

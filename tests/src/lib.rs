@@ -22,6 +22,7 @@ pub mod flow;
 pub mod gateway;
 pub mod harness;
 pub mod host_state;
+pub mod iperf3;
 pub mod keys;
 pub mod mesh;
 pub mod node;

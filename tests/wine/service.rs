@@ -5,9 +5,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::Duration;
 
 use overlay_tests::case;
-
 use overlay_tests::harness::Case;
-use overlay_tests::process;
+use overlay_tests::keys::Keys;
+use overlay_tests::overlay::{HUB, Overlay};
+use overlay_tests::process::{self, Finished};
 use overlay_tests::wait::until;
 use overlay_tests::world::World;
 
@@ -18,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, service_is_installed_runs_stops_and_leaves_nothing),
         case!(functional, a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed),
         case!(functional, installer_installs_upgrades_and_leaves_nothing),
+        case!(functional, installer_takes_a_configuration_and_an_upgrade_keeps_or_changes_it),
     ]
 }
 
@@ -93,58 +95,120 @@ fn installer(variable: &str) -> String {
     windows_path(&path)
 }
 
+/// Runs the installer's program with these words.
+#[track_caller]
+fn msiexec(windows: &WineNode, words: &[&str]) {
+    let log = windows_path(&windows.node.path("msi.log"));
+    let mut all = vec!["msiexec"];
+    all.extend(words);
+    all.extend(["/qn", "/l*v", log.as_str()]);
+    windows.windows(&all).exits(0);
+}
+
+/// What Windows does with an old version and a new one, which takes further words. Wine's RemoveExistingProducts does not say
+/// UPGRADINGPRODUCTCODE to the old version, as Windows does: so the two halves are done one by one, with the properties that Windows
+/// gives them. Between them the program is gone.
+#[track_caller]
+fn upgrade(windows: &WineNode, old: &str, new: &str, words: &[&str]) {
+    let code = "{00000000-0000-0000-0000-000000000001}";
+    msiexec(windows, &["/x", old, &format!("UPGRADINGPRODUCTCODE={code}")]);
+    assert!(!windows.drive_c(INSTALLED).exists());
+    windows.node.run("ping -n -c 1 -W 1 172.16.8.56").exits(1);
+    let detected = format!("WIX_UPGRADE_DETECTED={code}");
+    let mut all = vec!["/i", new, &detected];
+    all.extend(words);
+    msiexec(windows, &all);
+    until("the service runs again", || installed(windows, "service status").code == Some(0));
+}
+
+/// The program that an installer has installed.
+const INSTALLED: &str = "Program Files/overlay-gw/overlay-gw.exe";
+
+/// Runs it with these arguments to its end.
+#[track_caller]
+fn installed(windows: &WineNode, arguments: &str) -> Finished {
+    let mut command = windows.wine();
+    command.arg(windows.drive_c(INSTALLED)).args(arguments.split_whitespace());
+    process::run(command, arguments, Duration::from_secs(60))
+}
+
 fn installer_installs_upgrades_and_leaves_nothing(world: &World) {
     let windows = WineNode::new(world.node("w", 11), Some(56));
     let (old, new) = (installer("OVERLAY_MSI_OLD"), installer("OVERLAY_MSI_NEW"));
-    let log = windows_path(&windows.node.path("msi.log"));
-    let msiexec = |words: &[&str]| {
-        let mut all = vec!["msiexec"];
-        all.extend(words);
-        all.extend(["/qn", "/l*v", log.as_str()]);
-        windows.windows(&all).exits(0);
-    };
-    let program = windows.drive_c("Program Files/overlay-gw/overlay-gw.exe");
-    let installed = |arguments: &str| {
-        let mut command = windows.wine();
-        command.arg(&program).args(arguments.split_whitespace());
-        process::run(command, arguments, Duration::from_secs(60))
-    };
-    msiexec(&["/i", &old, "SLOT=56"]);
+    msiexec(&windows, &["/i", &old, "SLOT=56"]);
     for file in ["overlay-gw.exe", "wintun.dll", "wintun-license.txt", "README.txt", "check.ps1"] {
         assert!(windows.drive_c("Program Files/overlay-gw").join(file).exists(), "{file}");
     }
-    assert_eq!(installed("service status --json").exits(0).json()["state"], "running");
+    assert_eq!(installed(&windows, "service status --json").exits(0).json()["state"], "running");
     windows.node.reaches("172.16.8.56");
-    let public = installed("status --json").json()["public_key"].clone();
+    let public = installed(&windows, "status --json").json()["public_key"].clone();
 
     // The adapter lives through an upgrade, and the service comes back with what it was installed with.
-    // Wine's RemoveExistingProducts does not say UPGRADINGPRODUCTCODE to the old version, as Windows does: so the two halves of an
-    // upgrade are done one by one, with the properties that Windows gives them.
-    let code = "{00000000-0000-0000-0000-000000000001}";
-    msiexec(&["/x", &old, &format!("UPGRADINGPRODUCTCODE={code}")]);
-    assert!(!windows.drive_c("Program Files/overlay-gw/overlay-gw.exe").exists());
-    windows.node.run("ping -n -c 1 -W 1 172.16.8.56").exits(1);
-    msiexec(&["/i", &new, &format!("WIX_UPGRADE_DETECTED={code}")]);
-    until("the service runs again", || installed("service status").code == Some(0));
+    upgrade(&windows, &old, &new, &[]);
     windows.node.reaches("172.16.8.56");
-    let status = installed("status --json").json();
+    let status = installed(&windows, "status --json").json();
     assert_eq!(status["public_key"], public);
     assert_eq!(status["device"]["adopted"], true);
     assert_eq!(windows.count_wintun("create"), 1, "{:?}", windows.wintun());
     assert_eq!(windows.count_wintun("close Overlay remove"), 0, "{:?}", windows.wintun());
 
-    msiexec(&["/x", &new]);
-    assert!(!windows.drive_c("Program Files/overlay-gw/overlay-gw.exe").exists());
+    msiexec(&windows, &["/x", &new]);
+    assert!(!windows.drive_c(INSTALLED).exists());
     assert!(!windows.drive_c("ProgramData/overlay-gw").exists());
     assert_eq!(windows.held(), Vec::<serde_json::Value>::new());
     windows.wait_wintun("close Overlay remove", 1);
     windows.run("service status").exits(3);
 
     // Asked to keep the configuration, it keeps the key: the node is the same when it comes back.
-    msiexec(&["/i", &new, "SLOT=56"]);
-    let public = installed("status --json").json()["public_key"].clone();
-    msiexec(&["/x", &new, "KEEPCONFIG=1"]);
+    msiexec(&windows, &["/i", &new, "SLOT=56"]);
+    let public = installed(&windows, "status --json").json()["public_key"].clone();
+    msiexec(&windows, &["/x", &new, "KEEPCONFIG=1"]);
     assert!(windows.drive_c("ProgramData/overlay-gw/state/Overlay/private.key").exists());
-    msiexec(&["/i", &new, "SLOT=56"]);
-    assert_eq!(installed("status --json").json()["public_key"], public);
+    msiexec(&windows, &["/i", &new, "SLOT=56"]);
+    assert_eq!(installed(&windows, "status --json").json()["public_key"], public);
+}
+
+fn installer_takes_a_configuration_and_an_upgrade_keeps_or_changes_it(world: &World) {
+    let mut overlay = Overlay::plan(world, &[56]);
+    overlay.hub.start();
+    let windows = WineNode::new(overlay.node(56).node.clone(), Some(56));
+    let (old, new) = (installer("OVERLAY_MSI_OLD"), installer("OVERLAY_MSI_NEW"));
+    // Two packs in folders whose names have a blank in them; the second one's node has another key, which the hub does not know.
+    let pack = |name: &str, keys: &Keys| {
+        let folder = windows.node.path(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let key = windows.node.write(&format!("{name}/private.key"), &format!("{}\n", keys.private));
+        assert!(key.starts_with(&folder), "{}", key.display());
+        std::fs::write(folder.join("config.toml"), overlay.node(56).file.text()).unwrap();
+        folder.join("config.toml")
+    };
+    let (keys, others) = (&overlay.node(56).keys, Keys::new());
+    let (first, second) = (pack("pack one", keys), pack("pack two", &others));
+    let config = |path: &std::path::Path| format!("CONFIG={}", windows_path(path));
+    // Every command finds the service by the file that it was installed with.
+    let runs_with = |path: &std::path::Path, keys: &Keys| {
+        let shown = installed(&windows, "service status --json").exits(0).json();
+        assert!(shown["command"].as_str().unwrap().contains(&windows_path(path)), "{shown}");
+        assert_eq!(windows.status().0["public_key"], keys.public.as_str());
+    };
+
+    msiexec(&windows, &["/i", &old, &config(&first)]);
+    runs_with(&first, keys);
+    windows.wait_session(HUB);
+    // Without a word it keeps the file that the service was installed with.
+    upgrade(&windows, &old, &new, &[]);
+    runs_with(&first, keys);
+    windows.wait_session(HUB);
+    // A file that is given counts, also where the service is installed with another.
+    upgrade(&windows, &new, &old, &[&config(&second)]);
+    runs_with(&second, &others);
+    assert!(!windows.status().session(HUB));
+
+    // What was the operator's before stays his; what was ours is gone.
+    msiexec(&windows, &["/x", &old]);
+    assert!(first.exists() && second.exists());
+    assert!(!windows.drive_c("ProgramData/overlay-gw").exists());
+    assert_eq!(windows.held(), Vec::<serde_json::Value>::new());
+    windows.wait_wintun("close Overlay remove", 1);
+    windows.run("service status").exits(3);
 }

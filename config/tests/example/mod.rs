@@ -124,7 +124,8 @@ pub fn said(result: Result<Config, Diagnostics>) -> String {
         Ok(config) => Diagnostics(config.warnings),
         Err(diagnostics) => diagnostics,
     };
-    let text = diagnostics.to_string();
+    // Windows joins the folder and a key's name with its own separator.
+    let text = diagnostics.to_string().replace(r"/etc/overlay-gw\", "/etc/overlay-gw/");
     text.lines()
         .map(|line| line.strip_prefix("/etc/overlay-gw/").unwrap_or(line))
         .collect::<Vec<_>>()

@@ -10,7 +10,7 @@ use overlay_tests::gateway::{Gateway, Status, client};
 use overlay_tests::harness::Case;
 use overlay_tests::node::Node;
 use overlay_tests::overlay::HUB;
-use overlay_tests::wait::until;
+use overlay_tests::wait::{holds_for, until, until_in};
 use overlay_tests::world::World;
 
 pub fn cases() -> Vec<Case> {
@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, restart_without_the_packs_records_still_knows_the_members),
         case!(functional, mistakes_in_later_changes_of_a_plan_change_nothing),
         case!(functional, a_record_told_to_one_hub_is_soon_known_to_all_members),
+        case!(functional, what_is_told_while_a_node_is_cut_off_reaches_it_afterwards),
     ]
 }
 
@@ -280,10 +281,32 @@ fn a_record_told_to_one_hub_is_soon_known_to_all_members(world: &World) {
     hubs[1].client(&format!("peer remove {revocation}")).exits(0);
     let start = Instant::now();
     for gateway in [&hubs[0], &first, &second] {
-        until("it is out", || !names(&gateway.status()).contains(&"cluster-3".to_owned()));
+        let out = || !names(&gateway.status()).contains(&"cluster-3".to_owned());
+        until_in(Duration::from_secs(2), "it is out", out);
     }
     println!("out everywhere after {:?}", start.elapsed());
     assert!(!one.pings("172.16.8.73"));
     // Even the one that is out is told.
     until("it is told", || warned(&third.status(), "revoked"));
+}
+
+fn what_is_told_while_a_node_is_cut_off_reaches_it_afterwards(world: &World) {
+    let [at_hub, one, two] = [world.node(HUB, 1), world.node("cluster-1", 56), world.node("cluster-2", 64)];
+    let plan = Plan::new(world, &at_hub);
+    let hub = Gateway::hub(&at_hub, &plan.config(HUB));
+    let first = Gateway::up(&one, &plan.config("cluster-1"));
+    first.wait_session(HUB);
+    let knows = || names(&first.status()).contains(&"cluster-2".to_owned());
+    let record = plan.later("add-node", "cluster-2=64");
+    let _second = Gateway::up(&two, &plan.config("cluster-2"));
+    hub.client(&format!("peer add {record}")).exits(0);
+    until("it knows the new one", knows);
+
+    // Its session outlives the cut: nobody says hello anew.
+    let revocation = plan.later("revoke", "cluster-2");
+    one.ok("ip link set eth0 down");
+    hub.client(&format!("peer remove {revocation}")).exits(0);
+    holds_for(Duration::from_secs(3), "all that was sent to it is lost", knows);
+    one.ok("ip link set eth0 up");
+    until_in(Duration::from_secs(10), "it knows that it is out", || !knows());
 }

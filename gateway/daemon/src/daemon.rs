@@ -38,6 +38,9 @@ const CALLS: usize = 16;
 /// How often the wall clock is written down.
 const CLOCK_PACE: Duration = Duration::from_secs(60);
 
+/// Events that are handled before other things have their turn.
+const EVENTS_AT_ONCE: usize = 1024;
+
 /// A device that is gone is opened again this often, until it works.
 const REVIVAL_PACE: Duration = Duration::from_secs(1);
 
@@ -161,6 +164,8 @@ pub struct Daemon {
     file: Config,
     members: Members,
     gossip: Gossip,
+    /// Signed records are not in force, because the host refused what follows from them.
+    records_wait: bool,
     origin: Origin,
     instance: String,
     state: StateFolder,
@@ -218,6 +223,7 @@ pub async fn run(
         file,
         members,
         gossip: Gossip::default(),
+        records_wait: false,
         origin,
         instance,
         state,
@@ -278,7 +284,13 @@ pub async fn run(
             _ = revival.tick(), if daemon.workers.is_none() => daemon.revive().await,
             _ = mending.tick(), if daemon.node.as_ref().is_some_and(NodeSide::is_unsettled) => daemon.mend().await,
             _ = learning.tick() => daemon.learn_addresses().await,
-            _ = watching.tick() => daemon.watch(),
+            _ = watching.tick() => {
+                daemon.watch();
+                daemon.compare_records();
+                if daemon.records_wait {
+                    daemon.records_in_force().await;
+                }
+            }
             _ = keeping.tick(), if daemon.members.is_unkept() => daemon.members.keep(),
             () = tokio::time::sleep_until(due.into()) => {
                 daemon.tick(&mut out);
@@ -516,14 +528,20 @@ impl Daemon {
 
     /// What the engine has to tell.
     async fn handle_events(&mut self, out: &mut Output) {
-        let mut records = Vec::new();
-        while let Some(event) = self.engine.poll_event() {
+        let (mut records, mut greeted) = (Vec::new(), false);
+        for event in std::iter::from_fn(|| self.engine.poll_event()).take(EVENTS_AT_ONCE) {
             match event {
                 Event::PathChanged { peer, via, emergency } => {
                     let via = via.as_deref().unwrap_or("direct");
                     tracing::info!(peer, via, emergency, "path");
                 }
-                Event::HubChanged { hub, up } => tracing::info!(hub, up, "hub"),
+                Event::HubChanged { hub, up } => {
+                    tracing::info!(hub, up, "hub");
+                    if let Some(hub) = self.config.hubs.iter().find(|known| up && known.name == hub) {
+                        self.gossip.greeted(Instant::now(), hub.public_key.0);
+                        greeted = true;
+                    }
+                }
                 Event::FloatingMoved { address, to } => {
                     let to = to.as_deref().unwrap_or("nobody");
                     tracing::info!(%address, to, "floating address");
@@ -533,22 +551,21 @@ impl Daemon {
                     tracing::warn!("{}; {}", warning.text, warning.fix);
                 }
                 Event::EndpointConfirmed { endpoint, .. } => tracing::debug!(%endpoint, "confirmed"),
-                Event::Greeted { public_key } => {
-                    let peers = self.engine.peers();
-                    let peer = peers.iter().find(|peer| peer.peer.settings.public_key == public_key);
-                    if let Some(book) = self.members.book()
-                        && peer.is_some_and(|peer| self.is_gossip(&peer.peer.settings))
-                    {
-                        self.gossip.greeted(book, public_key);
-                    }
+                Event::Greeted { public_key } if self.keeps_records(&public_key) => {
+                    self.gossip.greeted(Instant::now(), public_key);
+                    greeted = true;
                 }
-                Event::Membership { public_key, bytes } => {
+                Event::Membership { public_key, bytes } if self.keeps_records(&public_key) => {
                     if let Some(book) = self.members.book() {
-                        let record = self.gossip.heard(book, public_key, &bytes);
+                        let record = self.gossip.heard(Instant::now(), book, public_key, &bytes);
                         records.extend(record.map(|record| (public_key, record.to_vec())));
                     }
                 }
+                Event::Greeted { .. } | Event::Membership { .. } => {}
             }
+        }
+        if greeted {
+            self.compare_records();
         }
         if !records.is_empty() {
             self.records_arrived(&records).await;

@@ -87,9 +87,10 @@ impl Engine {
             return self.drops.count(DropReason::ControlUnexpected);
         }
         match (&mut state.kin, message) {
-            (_, Message::Membership { bytes }) => {
-                self.events
-                    .push(Event::Membership { public_key: peer.settings.public_key, bytes: bytes.to_vec() });
+            (Kin::Hub(_) | Kin::Member(_), Message::Membership { bytes }) => {
+                if !self.events.push_membership(peer.settings.public_key, bytes) {
+                    self.drops.count(DropReason::MembershipLimited);
+                }
             }
             (Kin::Member(seat), Message::Probe { number, mtu }) => {
                 if number & SIZE_PROBE == 0 {

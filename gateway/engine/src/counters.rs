@@ -75,6 +75,8 @@ drop_reasons! {
     ControlUnknown = "control_unknown",
     /// A control message of a peer that has not said hello, or that is not for it to send.
     ControlUnexpected = "control_unexpected",
+    /// What a peer said of signed records while as much of it as may wait was waiting.
+    MembershipLimited = "membership_limited",
     /// To a member at an endpoint that has not yet shown that it reads what is sent there: a packet, or more bytes than came
     /// from it.
     EndpointUnconfirmed = "endpoint_unconfirmed",

@@ -3,10 +3,10 @@
 use super::Daemon;
 use crate::exit::Failure;
 use crate::members::{NetworkOutcome, RecordOutcome};
+use overlay_config::Config;
 use overlay_config::membership::{Merge, SignedRecord};
-use overlay_engine::Output;
 use overlay_engine::control::MAX_MESSAGE;
-use overlay_engine::peer::{PeerKind, PeerSettings};
+use overlay_engine::{EngineSettings, Output};
 use overlay_platform::Transport as _;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -41,10 +41,11 @@ impl Daemon {
         }
         let outcomes: Vec<RecordOutcome> = self.members.add(&records)?;
         for record in &records {
-            self.spread(&record.to_bytes(), None);
+            self.spread(&record.to_bytes(), Some(record.record().public_key.0), None);
         }
         self.tell_now();
         let config = self.members.apply(&self.file);
+        self.end_memberships(&config);
         let changed = self.put_in_force(config).await?;
         Ok(json!({ "records": outcomes, "changed": changed }))
     }
@@ -55,7 +56,8 @@ impl Daemon {
         let outcomes = self.members.merge_from_network(&bytes);
         for (outcome, (from, bytes)) in outcomes.iter().zip(records) {
             if let NetworkOutcome::Merged(Merge::New | Merge::Newer { .. }) = outcome {
-                self.spread(bytes, Some(from));
+                let whose = SignedRecord::from_bytes(bytes).ok().map(|record| record.record().public_key.0);
+                self.spread(bytes, whose, Some(from));
             }
         }
         let config = self.members.apply(&self.file);
@@ -63,24 +65,64 @@ impl Daemon {
             return;
         }
         self.tell_now();
+        self.end_memberships(&config);
+        self.records_in_force().await;
+    }
+
+    /// Puts in force what the signed records say. What the host refuses is tried again a second later.
+    pub(super) async fn records_in_force(&mut self) {
+        let config = self.members.apply(&self.file);
+        self.records_wait = false;
+        if config == self.config {
+            return;
+        }
         match self.put_in_force(config).await {
             Ok(changed) => tracing::info!(?changed, "signed records are in force"),
-            Err(failure) => tracing::warn!("{failure}"),
+            Err(failure) => {
+                tracing::warn!("signed records are not in force yet: {failure}");
+                self.records_wait = true;
+            }
         }
     }
 
-    /// Hands a record on to everybody who keeps records, but for whom it came from.
-    fn spread(&mut self, record: &[u8], from: Option<&[u8; 32]>) {
+    /// Ends the sessions of whom `config` does not know any more, before the host is asked for anything: what it refuses must not keep a
+    /// revoked member in.
+    fn end_memberships(&self, config: &Config) {
+        let stays = EngineSettings::from_config(config);
+        let mut settings = EngineSettings::from_config(&self.config);
+        let before = settings.peers.len();
+        settings.peers.retain(|peer| stays.peers.iter().any(|other| other.public_key == peer.public_key));
+        if settings.peers.len() < before {
+            self.engine.reconfigure(settings, Instant::now());
+        }
+    }
+
+    /// Hands a record on to everybody who keeps records, but for whom it came `from`; first to `whose` membership it is.
+    fn spread(&mut self, record: &[u8], whose: Option<[u8; 32]>, from: Option<&[u8; 32]>) {
         let peers = self.engine.peers();
-        let keepers = peers.iter().filter(|peer| peer.link.speaks && self.is_gossip(&peer.peer.settings));
+        let keepers = peers
+            .iter()
+            .filter(|peer| peer.link.speaks && self.keeps_records(&peer.peer.settings.public_key));
         let keys = keepers.map(|peer| peer.peer.settings.public_key).filter(|key| Some(key) != from);
         let keys: Vec<_> = keys.collect();
-        self.gossip.spread(keys.into_iter(), record);
+        self.gossip.spread(Instant::now(), keys.into_iter(), whose, record);
+    }
+
+    /// Asks whom it is time to ask whether it holds the same records.
+    pub(super) fn compare_records(&mut self) {
+        let Some(book) = self.members.book().filter(|_| self.gossip.is_due(Instant::now())) else { return };
+        let peers = self.engine.peers();
+        let keepers = peers
+            .iter()
+            .filter(|peer| peer.link.speaks && self.keeps_records(&peer.peer.settings.public_key));
+        let keepers: Vec<_> =
+            keepers.map(|peer| (peer.peer.settings.public_key, peer.link.session)).collect();
+        self.gossip.compare(Instant::now(), book, self.config.node().is_some(), keepers.into_iter());
     }
 
     /// Records go between hubs and nodes; between nodes they would only come twice.
-    pub(super) fn is_gossip(&self, peer: &PeerSettings) -> bool {
-        self.config.node().is_none() || peer.kind == PeerKind::Hub
+    pub(super) fn keeps_records(&self, public_key: &[u8; 32]) -> bool {
+        self.config.node().is_none() || self.config.hubs.iter().any(|hub| hub.public_key.0 == *public_key)
     }
 
     /// Before the members change: whom a record puts out is told as well.
@@ -94,7 +136,10 @@ impl Daemon {
         let mut sent = 0;
         while sent < GOSSIP_AT_ONCE && out.net.room() > 2 * MAX_MESSAGE {
             let Some((peer, bytes)) = self.gossip.next() else { break };
-            self.engine.send_membership(Instant::now(), &peer, &bytes, out);
+            let now = Instant::now();
+            if !self.engine.send_membership(now, &peer, &bytes, out) {
+                self.gossip.lost(now, &peer);
+            }
             sent += 1;
         }
         if let Err(error) = self.transport.send_batch(&out.net) {

@@ -263,7 +263,7 @@ impl Engine {
             let unknown = node.paths.told().is_none() && node.paths.current() != Some(way);
             let emergency = !planned && (unknown || !node.paths.carries(now, &legs));
             if emergency {
-                let alive = node.alive(&legs);
+                let alive = node.paths.alive(&legs);
                 node.paths.take(now, way, alive);
             }
             if planned || emergency {
@@ -313,7 +313,7 @@ impl Engine {
             Step::Now(way) => {
                 if let Some(endpoint) = Paths::address(way, &legs) {
                     let first = node.paths.current().is_none();
-                    let alive = node.alive(&legs);
+                    let alive = node.paths.alive(&legs);
                     node.paths.take(now, way, alive);
                     state.endpoint = Some(endpoint);
                     drop(legs);
@@ -397,7 +397,7 @@ impl Engine {
                 if let Kin::Node(node) = &mut state.kin {
                     let legs = self.legs.read();
                     if !node.paths.carries(now, &legs) {
-                        let alive = node.alive(&legs);
+                        let alive = node.paths.alive(&legs);
                         node.paths.take(now, Way::Via(hub.index), alive);
                         node.mtu = node.paths.mtu(&legs);
                         state.endpoint = Some(from);

@@ -295,17 +295,6 @@ impl NodePeer {
         let quiet = self.quiet.as_ref().map(Prober::deadline);
         direct.into_iter().chain(quiet).min()
     }
-
-    /// When the path in use was last known to carry, as far as we know.
-    #[must_use]
-    pub fn alive(&self, legs: &[Leg]) -> Option<Instant> {
-        match self.paths.current()? {
-            Way::Via(hub) => legs.iter().find(|leg| leg.hub == hub)?.alive,
-            Way::Direct(address) => {
-                self.paths.candidates().iter().find(|candidate| candidate.address == address)?.prober.alive()
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -195,6 +195,8 @@ pub struct Paths {
     last_return: Option<Instant>,
     shunned: Option<(Way, Instant)>,
     changes: u64,
+    /// When the way in use was last known to carry, while it does not.
+    dark: Option<Instant>,
     outage: Duration,
     missed_heartbeats: u64,
 }
@@ -257,6 +259,8 @@ impl Paths {
         self.told = None;
         self.absent.clear();
         self.probed = probed;
+        // Nobody was there who missed anything.
+        self.dark = None;
         for candidate in &mut self.candidates {
             candidate.tries = 0;
             candidate.used = candidate.used.map(|_| now);
@@ -366,6 +370,17 @@ impl Paths {
         self.current.is_some_and(|current| self.ways(now, legs).any(|state| state.way == current && state.up))
     }
 
+    /// When the way in use was last known to carry.
+    #[must_use]
+    pub fn alive(&self, legs: &[Leg]) -> Option<Instant> {
+        match self.current? {
+            Way::Via(hub) => legs.iter().find(|leg| leg.hub == hub)?.alive,
+            Way::Direct(address) => {
+                self.candidates.iter().find(|candidate| candidate.address == address)?.prober.alive()
+            }
+        }
+    }
+
     /// The largest packet in bytes that is taken to pass the way in use: on both legs, when that is through a hub.
     #[must_use]
     pub fn mtu(&self, legs: &[Leg]) -> u16 {
@@ -412,7 +427,7 @@ impl Paths {
         if self.current.is_some() {
             self.changes += 1;
         }
-        if let Some(alive) = alive {
+        if let Some(alive) = self.dark.take().into_iter().chain(alive).min() {
             self.count_outage(now.saturating_duration_since(alive));
         }
         if let Way::Direct(address) = way {
@@ -446,6 +461,13 @@ impl Paths {
     pub fn decide(&mut self, now: Instant, legs: &[Leg]) -> Step {
         let best = self.best(now, legs);
         let current = self.current.and_then(|way| self.ways(now, legs).find(|state| state.way == way));
+        if current.is_some_and(|current| current.up) {
+            if let Some(alive) = self.dark.take() {
+                self.count_outage(now.saturating_duration_since(alive));
+            }
+        } else if self.current.is_some() && self.dark.is_none() {
+            self.dark = Some(self.alive(legs).unwrap_or(now));
+        }
         let Some(best) = best else {
             self.moving = None;
             return Step::Stay;

@@ -65,6 +65,30 @@ fn the_first_hub_that_carries_is_taken_and_left_at_once_when_either_leg_breaks()
 }
 
 #[test]
+fn an_outage_that_ends_on_the_same_way_is_counted_as_well() {
+    let start = Instant::now();
+    let mut paths = Paths::new(start, None);
+    let up = Leg { alive: Some(start), ..leg(1, 1) };
+    let down = Leg { up: false, ..up };
+    paths.take(start, Way::Via(1), None);
+    assert_eq!(paths.decide(start, &[up]), Step::Stay);
+    for at in [600, 2000, 4900] {
+        assert_eq!(paths.decide(start + ms(at), &[down]), Step::Stay, "there is no other");
+        assert_eq!(paths.missed_heartbeats(), 0, "not while it lasts");
+    }
+    let back = Leg { alive: Some(start + ms(5200)), ..up };
+    for at in [5200, 5300] {
+        assert_eq!(paths.decide(start + ms(at), &[back]), Step::Stay);
+        assert_eq!((paths.changes(), paths.missed_heartbeats(), paths.outage()), (0, 5, ms(5200)));
+    }
+    // The peer was down itself: nobody missed anything.
+    assert_eq!(paths.decide(start + ms(6000), &[down]), Step::Stay);
+    paths.forget(start + ms(90_000), true);
+    assert_eq!(paths.decide(start + ms(90_000), &[back]), Step::Stay);
+    assert_eq!(paths.missed_heartbeats(), 5);
+}
+
+#[test]
 fn a_return_waits_for_a_stable_spell_a_handshake_and_a_minute() {
     let mut now = Instant::now();
     let mut paths = Paths::new(now, None);

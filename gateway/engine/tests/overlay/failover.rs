@@ -242,6 +242,21 @@ fn what_happens_is_told() {
 }
 
 #[test]
+fn beats_that_were_missed_while_there_was_no_other_hub_are_counted_when_it_is_back() {
+    let mut c = cluster(1);
+    c.world.run(ms(3000));
+    c.world.kill(c.hubs[0]);
+    c.world.run(ms(5000));
+    c.world.thaw(c.hubs[0]);
+    c.world.run(ms(3000));
+    for (from, to) in [(0, 1), (1, 0)] {
+        let paths = c.world.link(c.nodes[from], c.nodes[to]).paths.unwrap();
+        assert_eq!(paths.changes(), 0);
+        assert!((5..=6).contains(&paths.missed_heartbeats()), "{:?}", paths.outage());
+    }
+}
+
+#[test]
 fn idle_legs_cost_a_hub_four_probes_a_second_for_each_node() {
     let mut c = cluster(1);
     c.world.run(ms(3000));

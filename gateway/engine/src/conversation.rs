@@ -122,11 +122,9 @@ impl Engine {
                     self.soon.store(true, Relaxed);
                 }
                 let seen_at = seen_at.filter(|at| !in_overlay(table, *at));
-                if seen_at.map(|at| at.ip()) != leg.seen_at.map(|at| at.ip()) && leg.seen_at.is_some() {
-                    // By another network, it seems.
+                if leg.is_seen_at(now, seen_at) {
                     leg.mtu.restart(now);
                 }
-                leg.seen_at = seen_at;
                 if talk.is_latest(header) {
                     leg.draining = draining;
                 }

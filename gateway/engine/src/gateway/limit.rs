@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 ///
 /// Kept as one point in time, the moment at which the bucket will be full again (the "generic cell rate algorithm" of ITU-T
 /// I.371): an answer moves it one interval on, and is refused when that would take it more than `burst` intervals ahead of now.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateLimit {
     /// Time that one answer uses up; `None` when no answer is allowed at all.
     interval: Option<Duration>,
@@ -19,7 +19,16 @@ impl RateLimit {
     /// A full bucket. With `per_second` or `burst` 0 nothing is ever allowed.
     #[must_use]
     pub fn new(per_second: u32, burst: u32) -> Self {
-        let interval = if burst == 0 { None } else { Duration::from_secs(1).checked_div(per_second) };
+        Self::of(if burst == 0 { None } else { Duration::from_secs(1).checked_div(per_second) }, burst)
+    }
+
+    /// A full bucket of `burst` that gets one more each `interval`.
+    #[must_use]
+    pub fn every(interval: Duration, burst: u32) -> Self {
+        Self::of(Some(interval), burst)
+    }
+
+    fn of(interval: Option<Duration>, burst: u32) -> Self {
         let depth = interval.unwrap_or_default().saturating_mul(burst);
         Self { interval, depth, full_at: None }
     }

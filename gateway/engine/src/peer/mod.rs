@@ -158,8 +158,9 @@ pub struct HubLeg {
     pub prober: Prober,
     /// The hub is to be left.
     pub draining: bool,
-    /// Where the hub sees us.
+    /// Where the hub sees us, and since when.
     pub seen_at: Option<SocketAddr>,
+    seen_since: Option<Instant>,
     /// It was said that the leg carries.
     pub shown_up: bool,
     /// What passes, and to which endpoint of the hub that was measured.
@@ -175,6 +176,9 @@ pub struct HubLeg {
     turned: Option<Instant>,
 }
 
+/// Between two places where a hub says that it sees us.
+const SEEN_PACE: Duration = Duration::from_secs(1);
+
 /// How long a dead leg is tried at one endpoint before it is tried at the other.
 const TURN: Duration = Duration::from_secs(2);
 
@@ -184,6 +188,7 @@ impl HubLeg {
             prober: Prober::new(now),
             draining: false,
             seen_at: None,
+            seen_since: None,
             shown_up: false,
             mtu: PathMtu::new(now),
             measured_to: None,
@@ -197,6 +202,18 @@ impl HubLeg {
     /// The hub has answered us from there.
     pub fn answers_from(&mut self, from: SocketAddr) {
         self.answered = Some(from);
+    }
+
+    /// The hub sees us there; whether that is by another network than before. All peers are told, so another place counts once a second
+    /// at most, whatever the hub says.
+    pub fn is_seen_at(&mut self, now: Instant, at: Option<SocketAddr>) -> bool {
+        let soon = self.seen_since.is_some_and(|since| now.saturating_duration_since(since) < SEEN_PACE);
+        if at == self.seen_at || soon {
+            return false;
+        }
+        let before = self.seen_at;
+        (self.seen_at, self.seen_since) = (at, Some(now));
+        before.is_some_and(|before| at.map(|at| at.ip()) != Some(before.ip()))
     }
 
     /// A hub is where it was last heard (WireGuard paper, section 2.1), which a stranger who sends again what he saw may have
@@ -647,6 +664,23 @@ impl LinkGuard<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hub_that_sees_us_everywhere_is_believed_once_a_second() {
+        let at = |n, port| Some(SocketAddr::from(([203, 0, 113, n], port)));
+        let now = Instant::now();
+        let mut leg = HubLeg::new(now, None);
+        assert!(!leg.is_seen_at(now, at(1, 1)), "the first");
+        assert_eq!(leg.seen_at, at(1, 1));
+        for n in 0..9 {
+            assert!(!leg.is_seen_at(now + SEEN_PACE / 10 * n, at(2, 1)));
+            assert_eq!(leg.seen_at, at(1, 1));
+        }
+        assert!(!leg.is_seen_at(now + SEEN_PACE, at(1, 2)), "another port of the same network");
+        assert_eq!(leg.seen_at, at(1, 2));
+        assert!(leg.is_seen_at(now + SEEN_PACE * 2, at(2, 2)));
+        assert!(leg.is_seen_at(now + SEEN_PACE * 3, None));
+    }
 
     #[test]
     fn a_dead_leg_is_tried_where_the_hub_is_written_down_and_in_turn_where_it_answered() {

@@ -2,7 +2,7 @@
 
 use crate::peer::PeerIndex;
 use crate::peer::mtu::SIZE_PROBE;
-use crate::peer::path::{Candidate, Leg, Paths, Way};
+use crate::peer::path::{Candidate, Paths, Way};
 use crate::peer::probe::{PACE, Prober};
 use crate::peer::tunnel::Tunnel;
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@
 //! a handshake over it: WireGuard's replay window is too short for one session on two paths.
 
 use crate::control::{HubId, Whereabouts};
+use crate::gateway::RateLimit;
 use crate::peer::PeerIndex;
 use crate::peer::mtu::{BASE, PathMtu};
 use crate::peer::probe::Prober;
@@ -44,6 +45,14 @@ const ABSENT_FOR: Duration = Duration::from_secs(2);
 
 /// A direct path over which a handshake went, but no probe yet, is given this long.
 const UNPROBED_FOR: Duration = Duration::from_secs(3);
+
+/// How many addresses that a peer names are tried at once, and one more each so long: whoever names ever new ones, or the same again
+/// and again, does not have others sent more than that. What is not tried at once is tried later.
+const ATTEMPTS: u32 = 4 * MAX_CANDIDATES as u32;
+const ATTEMPT_PACE: Duration = Duration::from_secs(5);
+
+/// More tries than any candidate is given: it rests.
+const RESTS: u32 = 1000;
 
 /// A way to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -189,6 +198,8 @@ pub struct Paths {
     candidates: Vec<Candidate>,
     /// How many there ever were.
     added: u32,
+    /// Addresses that the peer names and that are tried at once.
+    attempts: RateLimit,
     /// The peer answers probes of direct paths.
     probed: bool,
     better: Option<(Way, Instant)>,
@@ -205,7 +216,8 @@ impl Paths {
     /// Paths to a peer whose configured endpoint is `endpoint`.
     #[must_use]
     pub fn new(now: Instant, endpoint: Option<SocketAddr>) -> Self {
-        let mut paths = Self::default();
+        let attempts = RateLimit::every(ATTEMPT_PACE, ATTEMPTS);
+        let mut paths = Self { attempts, ..Self::default() };
         paths.configure(now, endpoint);
         paths
     }
@@ -285,13 +297,20 @@ impl Paths {
         });
         let moved = self.told.is_none_or(|known| !known.addresses().eq(told.addresses()));
         for address in told.addresses().filter(|address| usable(*address)) {
-            self.learn(now, address, Source::Told);
+            if let Some(place) = self.learn(now, address, Source::Told)
+                && let Some(candidate) = self.candidates.get_mut(place)
+                && !self.attempts.allow(now)
+            {
+                candidate.tries = RESTS;
+            }
         }
         // Both sides are told at about the same time: now is when probes meet (hole punching). That only a hub has come or gone
         // is no reason to try in vain once more.
         if moved {
-            for candidate in &mut self.candidates {
-                candidate.tries = 0;
+            for candidate in self.candidates.iter_mut().filter(|candidate| candidate.tries > 0) {
+                if self.attempts.allow(now) {
+                    candidate.tries = 0;
+                }
             }
         }
         self.told = Some(told);
@@ -309,29 +328,35 @@ impl Paths {
         self.absent.push((hub, now + ABSENT_FOR));
     }
 
-    fn learn(&mut self, now: Instant, address: SocketAddr, source: Source) {
+    /// The place of the candidate, if it is a new one.
+    fn learn(&mut self, now: Instant, address: SocketAddr, source: Source) -> Option<usize> {
         if let Some(known) = self.candidates.iter_mut().find(|candidate| candidate.address == address) {
             known.source = known.source.min(source);
-            return;
+            return None;
         }
         if self.candidates.len() >= MAX_CANDIDATES {
-            // One that never carried, and that nobody wrote down, makes room.
-            let current = self.current;
-            let useless = self.candidates.iter().position(|candidate| {
-                candidate.source != Source::Configured
-                    && !candidate.prober.was_ever_up()
-                    && current != Some(Way::Direct(candidate.address))
-            });
-            match useless {
-                Some(useless) if source == Source::Heard => drop(self.candidates.remove(useless)),
-                _ => return,
-            }
+            let useless = self.useless(source)?;
+            self.candidates.remove(useless);
         }
         let is_free = |tag: &u32| self.candidates.iter().all(|candidate| candidate.tag != *tag);
         // Not the one that was given back last.
-        let Some(tag) = (0..=TAG).map(|n| self.added.wrapping_add(n) & TAG).find(is_free) else { return };
+        let tag = (0..=TAG).map(|n| self.added.wrapping_add(n) & TAG).find(is_free)?;
         self.candidates.push(Candidate::new(now, address, source, tag, self.added));
         self.added = self.added.wrapping_add(1);
+        Some(self.candidates.len() - 1)
+    }
+
+    /// Which candidate makes room for one from `source`: one that never carried, or else the one that has not for the longest time. What
+    /// is written down stays; and of what the peer names at once, none makes room for another.
+    fn useless(&self, source: Source) -> Option<usize> {
+        let gone = self.candidates.iter().enumerate().filter(|(_, candidate)| {
+            candidate.source != Source::Configured
+                && (source, candidate.source) != (Source::Told, Source::Told)
+                && !candidate.prober.is_up()
+                && self.current != Some(Way::Direct(candidate.address))
+        });
+        // Never is before ever.
+        gone.min_by_key(|(_, candidate)| candidate.prober.alive()).map(|(place, _)| place)
     }
 
     /// What is known of each way.

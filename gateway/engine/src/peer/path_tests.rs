@@ -65,6 +65,63 @@ fn the_first_hub_that_carries_is_taken_and_left_at_once_when_either_leg_breaks()
 }
 
 #[test]
+fn whoever_names_ever_new_addresses_does_not_have_them_all_tried() {
+    let start = Instant::now();
+    let mut paths = Paths::new(start, None);
+    let third = |n: u32| SocketAddr::from(([203, 0, (n >> 8) as u8, n as u8], 7));
+    let mut tried = 0;
+    // A minute long, each 100 ms: others, or the same two lists in turn.
+    for (lists, begin) in [(u32::MAX, 0), (2, 600)] {
+        for n in begin..begin + 600 {
+            let now = start + ms(100) * n;
+            let mut told = Whereabouts::new(paths.told().map_or(0, |told| told.revision) + 1);
+            for k in 0..4 {
+                told.add_address(third(n % lists * 4 + k));
+            }
+            assert!(paths.tell(now, told, |_| true));
+            for candidate in paths.candidates_mut().iter_mut().filter(|candidate| candidate.tries == 0) {
+                candidate.tries = 3;
+                tried += 1;
+            }
+        }
+    }
+    assert!((ATTEMPTS..=ATTEMPTS + 24).contains(&tried), "{tried} addresses in two minutes");
+}
+
+#[test]
+fn a_candidate_that_carries_no_more_makes_room() {
+    let mut now = Instant::now();
+    let mut paths = Paths::new(now, None);
+    let at = |n: u8| SocketAddr::from(([203, 0, 113, n], 7));
+    let up = |paths: &mut Paths, now: Instant, n: u8| {
+        let candidate =
+            paths.candidates_mut().iter_mut().find(|candidate| candidate.address == at(n)).unwrap();
+        let (_, number) = candidate.prober.poll(now);
+        candidate.prober.answered(now, number.unwrap());
+        assert!(candidate.prober.is_up());
+    };
+    for n in 0..6 {
+        paths.heard(now, at(n));
+        up(&mut paths, now, n);
+        now += ms(10);
+    }
+    paths.heard(now, at(6));
+    assert!(paths.candidates().iter().all(|candidate| candidate.address != at(6)), "all six carry");
+    // All go down; that of the first is the longest ago.
+    for candidate in paths.candidates_mut() {
+        while candidate.prober.is_up() {
+            now += ms(50);
+            candidate.prober.poll(now);
+        }
+    }
+    for n in [6, 7] {
+        paths.heard(now, at(n));
+        let there: Vec<_> = paths.candidates().iter().map(|candidate| candidate.address).collect();
+        assert!(there.contains(&at(n)) && !there.contains(&at(if n == 6 { 0 } else { 6 })), "{there:?}");
+    }
+}
+
+#[test]
 fn an_outage_that_ends_on_the_same_way_is_counted_as_well() {
     let start = Instant::now();
     let mut paths = Paths::new(start, None);

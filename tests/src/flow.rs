@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use crate::node::Node;
 use crate::wait::{PATIENCE, until_in};
 
-/// Bytes of a datagram: the sequence number and padding.
+/// Bytes of a datagram: the sequence number, when it was sent, and padding.
 const LENGTH: usize = 200;
 /// Behind schedule by more than this, the sender does not catch up: a burst would overflow queues that have nothing to do with the test.
 const HICCUP: Duration = Duration::from_millis(20);
+/// Who waits for beats of one a second has missed the one that comes later than this.
+const LATE: Duration = Duration::from_secs(1);
 /// The receiver's socket buffer, bytes: what a busy machine does not read at once must not count as lost.
 const BUFFER: usize = 8 << 20;
 
@@ -21,7 +23,7 @@ pub struct Flow {
     end: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     seen: Arc<Mutex<Seen>>,
-    sender: Option<JoinHandle<()>>,
+    sender: Option<JoinHandle<Duration>>,
     receiver: Option<JoinHandle<()>>,
 }
 
@@ -30,6 +32,7 @@ struct Seen {
     /// Per sequence number, how often it came.
     count: Vec<u8>,
     received: u64,
+    late: u64,
     reordered: u64,
     highest: Option<u64>,
     last: Option<Instant>,
@@ -43,12 +46,16 @@ pub struct Tally {
     pub sent: u64,
     /// Sequence numbers that never came.
     pub lost: Vec<u64>,
+    /// Datagrams that came more than a second after they were sent.
+    pub late: u64,
     /// Datagrams that came more than once.
     pub duplicated: u64,
     /// Datagrams that came after a later one.
     pub reordered: u64,
     /// The longest time without a datagram.
     pub longest_gap: Duration,
+    /// The longest time by which the sender itself came too late: the machine paused, and nothing was sent.
+    pub pause: Duration,
 }
 
 impl Flow {
@@ -68,16 +75,19 @@ impl Flow {
         inbound.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let outbound =
             from.inside(|| UdpSocket::bind((source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0)).expect("a port"));
+        // A tunnel that takes no packets for a while must not stop the clock of the beats.
+        outbound.set_nonblocking(true).unwrap();
+        let begin = Instant::now();
         let end = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
         let seen = Arc::new(Mutex::new(Seen::default()));
         let receiver = {
             let (end, seen) = (Arc::clone(&end), Arc::clone(&seen));
-            thread::spawn(move || receive(&inbound, &end, &seen))
+            thread::spawn(move || receive(&inbound, begin, &end, &seen))
         };
         let sender = {
             let (end, sent) = (Arc::clone(&end), Arc::clone(&sent));
-            thread::spawn(move || send(&outbound, address, rate, &end, &sent))
+            thread::spawn(move || send(&outbound, begin, address, rate, &end, &sent))
         };
         Self { end, sent, seen, sender: Some(sender), receiver: Some(receiver) }
     }
@@ -102,7 +112,7 @@ impl Flow {
     /// Ends the flow, waits for what is still under way, and counts.
     #[must_use]
     pub fn stop(mut self) -> Tally {
-        self.finish();
+        let pause = self.finish();
         let sent = self.sent.load(Ordering::Acquire);
         let seen = self.seen.lock().unwrap();
         let count = |number: u64| {
@@ -113,15 +123,17 @@ impl Flow {
             lost: (0..sent).filter(|&number| count(number) == 0).collect(),
             duplicated: (0..sent).map(|number| u64::from(count(number).saturating_sub(1))).sum(),
             reordered: seen.reordered,
+            late: seen.late,
             longest_gap: seen.longest_gap,
+            pause,
         }
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self) -> Duration {
         self.end.store(true, Ordering::Release);
-        for thread in [self.sender.take(), self.receiver.take()].into_iter().flatten() {
-            let _ = thread.join();
-        }
+        let pause = self.sender.take().and_then(|sender| sender.join().ok());
+        let _ = self.receiver.take().map(JoinHandle::join);
+        pause.unwrap_or_default()
     }
 }
 
@@ -148,42 +160,60 @@ impl Tally {
     }
 }
 
-fn send(socket: &UdpSocket, address: SocketAddrV4, rate: u32, end: &AtomicBool, sent: &AtomicU64) {
+/// Returns by how much it was late at most.
+fn send(
+    socket: &UdpSocket,
+    begin: Instant,
+    address: SocketAddrV4,
+    rate: u32,
+    end: &AtomicBool,
+    sent: &AtomicU64,
+) -> Duration {
     let step = Duration::from_secs(1) / rate;
-    let mut due = Instant::now();
+    let (mut due, mut pause) = (begin, Duration::ZERO);
     let mut datagram = [0; LENGTH];
     while !end.load(Ordering::Acquire) {
         let now = Instant::now();
         if let Some(early) = due.checked_duration_since(now) {
             thread::sleep(early);
-        } else if now - due > HICCUP {
-            due = now;
+        }
+        let behind = Instant::now().saturating_duration_since(due);
+        pause = pause.max(behind);
+        if behind > HICCUP {
+            due += behind;
         }
         due += step;
         let number = sent.load(Ordering::Relaxed);
         datagram[..8].copy_from_slice(&number.to_be_bytes());
-        // What the kernel refuses (no route for a moment, an ICMP error that came back) counts as sent, and so as lost.
+        datagram[8..16].copy_from_slice(&(begin.elapsed().as_nanos() as u64).to_be_bytes());
+        // What the kernel refuses (no route for a moment, no room since nobody takes packets from the device, an ICMP error that
+        // came back) counts as sent, and so as lost.
         let _ = socket.send_to(&datagram, address);
         sent.store(number + 1, Ordering::Release);
     }
+    pause
 }
 
-fn receive(socket: &UdpSocket, end: &AtomicBool, seen: &Mutex<Seen>) {
+fn receive(socket: &UdpSocket, begin: Instant, end: &AtomicBool, seen: &Mutex<Seen>) {
     let mut datagram = [0; 2048];
     let mut quiet = Instant::now();
     loop {
         match socket.recv(&mut datagram) {
-            Ok(length) if length >= 8 => {
+            Ok(length) if length >= 16 => {
                 let now = Instant::now();
                 quiet = now;
                 let number = u64::from_be_bytes(datagram[..8].try_into().unwrap());
                 let index = usize::try_from(number).unwrap();
+                let took = (now - begin).saturating_sub(Duration::from_nanos(u64::from_be_bytes(
+                    datagram[8..16].try_into().unwrap(),
+                )));
                 let mut seen = seen.lock().unwrap();
                 if seen.count.len() <= index {
                     seen.count.resize(index + 1, 0);
                 }
                 seen.count[index] = seen.count[index].saturating_add(1);
                 seen.received += 1;
+                seen.late += u64::from(took > LATE);
                 if seen.highest.is_some_and(|highest| number < highest) {
                     seen.reordered += 1;
                 }

@@ -96,7 +96,10 @@ impl Engine {
         }
         schedule.due = schedule.tick;
         match table.settings.role {
-            RoleSettings::Hub if full => self.members_due(now, &table, out),
+            RoleSettings::Hub if full => {
+                self.members_due(now, &table, out);
+                self.alarms_due(now);
+            }
             RoleSettings::Hub => {}
             RoleSettings::Node { .. } => {
                 let moved = self.hubs_due(now, &table, full, schedule, out);

@@ -83,6 +83,10 @@ impl EngineSettings {
             (Relay::Sealed, Membership::Signed) => Sealing::Required,
         };
         let mut warm_nodes = WARM_NODES;
+        let may_float = |slot: Ipv4Net| {
+            config.overlay.floating.iter().flat_map(|range| &range.slots).any(|able| able.net() == slot)
+        };
+        let floats = node.is_some_and(|node| may_float(node.slot.net()));
         let peers = config.peers.iter().map(|peer| {
             let slot = peer.slot.map(|slot| slot.net());
             let initiates = match (node, peer.slot) {
@@ -92,6 +96,8 @@ impl EngineSettings {
                 (None, _) => false,
             };
             let sealing = if node.is_some() && slot.is_some() { sealing } else { Sealing::Never };
+            // Who may have a floating address has to be heard to be reached there, and tells everybody.
+            let is_heard = sealing != Sealing::Never && (floats || slot.is_some_and(may_float));
             let kept_warm = sealing != Sealing::Never && warm_nodes > 0;
             warm_nodes -= usize::from(kept_warm);
             PeerSettings {
@@ -108,7 +114,7 @@ impl EngineSettings {
                     .concat(),
                 initiates,
                 // A member whose endpoint is written down is spoken to first; of the others we wait to hear.
-                warm: peer.endpoint.is_some() || kept_warm,
+                warm: peer.endpoint.is_some() || kept_warm || is_heard,
                 sends_keepalives: node.is_none() && slot.is_some(),
                 speaks_control: slot.is_some(),
                 sealing,
@@ -162,5 +168,59 @@ fn address(endpoint: &Endpoint) -> Option<SocketAddr> {
     match endpoint {
         Endpoint::Address(address) => Some(*address),
         Endpoint::Name { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use overlay_config::{FileError, FileText, Files, HostFacts, Overrides, PrivateKey, Source, load_node};
+    use std::path::Path;
+
+    struct OneKey;
+
+    impl Files for OneKey {
+        fn read(&self, _: &Path) -> Result<FileText, FileError> {
+            let key = PrivateKey::from_bytes([7; 32]).to_base64();
+            Ok(FileText { bytes: key.as_bytes().to_vec().into(), private: true })
+        }
+    }
+
+    /// The names of those that the node of `slot` always has a session with, in an overlay of 100 nodes; those of `floating` may have
+    /// floating addresses.
+    fn warm(slot: usize, floating: &[usize]) -> Vec<usize> {
+        let address = |n: usize| Ipv4Addr::from(0x0a00_0000 + n as u32 * 8).to_string();
+        let slots: Vec<_> = floating.iter().map(|n| address(*n)).collect();
+        let mut text = format!(
+            "version = 1\n[node]\nname = \"node-{slot}\"\nslot = \"{}\"\nprivate_key_file = \"key\"\n[overlay]\ncidr = \"10.0.0.0/16\"\n",
+            address(slot)
+        );
+        if !floating.is_empty() {
+            text += &format!("floating = [{{ cidr = \"10.0.200.0/28\", slots = {slots:?} }}]\n");
+        }
+        for n in (1..=100).filter(|n| *n != slot) {
+            let key = PrivateKey::from_bytes([n as u8 + 100; 32]).public();
+            let peer = format!(
+                "[[peers]]\nname = \"node-{n}\"\nslot = \"{}\"\npublic_key = \"{key}\"\n",
+                address(n)
+            );
+            text.push_str(&peer);
+        }
+        let source = Source { name: "config.toml".into(), bytes: text.into_bytes() };
+        let config = load_node(Some(&source), &Overrides::default(), &OneKey, &HostFacts::default());
+        let settings = EngineSettings::from_config(&config.unwrap_or_else(|why| panic!("{why}")));
+        let warm = settings.peers.iter().filter(|peer| peer.warm);
+        warm.map(|peer| peer.name.trim_start_matches("node-").parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn in_a_large_overlay_sessions_stay_with_the_first_and_with_who_may_have_a_floating_address() {
+        assert_eq!(warm(1, &[]), (2..=65).collect::<Vec<_>>());
+        assert_eq!(warm(1, &[90, 95]), (2..=65).chain([90, 95]).collect::<Vec<_>>());
+        assert_eq!(
+            warm(90, &[90, 95]),
+            (1..=89).chain(91..=100).collect::<Vec<_>>(),
+            "everybody is to hear it"
+        );
     }
 }

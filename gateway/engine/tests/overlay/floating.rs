@@ -193,6 +193,12 @@ fn one_address_on_two_nodes_is_told_once_on_each_and_until_it_is_over() {
         let events = std::iter::from_fn(|| engine.poll_event());
         assert_eq!(events.filter(|event| matches!(event, Event::AddressConflict(_))).count(), 2);
     }
+    // Nodes whose packets hubs route hear of nobody: it is their hub that tells.
+    let hub = c.world.of(c.hubs[0]);
+    let seen: Vec<_> = hub.conflicts().iter().map(|conflict| (conflict.address, conflict.here)).collect();
+    assert_eq!(seen, [(addr(59), false), (addr(VIP), false)]);
+    let events = std::iter::from_fn(|| hub.poll_event());
+    assert_eq!(events.filter(|event| matches!(event, Event::AddressConflict(_))).count(), 2);
     has(&c, 1, &[]);
     c.world.run(ms(200));
     assert!((0..3).all(|n| c.world.of(c.nodes[n]).conflicts().is_empty()));

@@ -9,6 +9,7 @@ use overlay_tests::case;
 use overlay_tests::delay::Distance;
 use overlay_tests::flow::{Flow, Tally};
 use overlay_tests::harness::{Case, full};
+use overlay_tests::node::Node;
 use overlay_tests::overlay::{HUB, Member, Overlay, PORT, SECOND_HUB};
 use overlay_tests::wait::{until, until_in};
 use overlay_tests::world::World;
@@ -17,6 +18,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, a_hub_carries_what_it_cannot_read_and_a_plain_member_beside_it),
         case!(functional, nodes_that_can_reach_each_other_find_the_direct_path),
+        case!(functional, nodes_behind_two_translators_find_the_direct_path),
         case!(functional, status_warns_when_one_hub_is_left),
         case!(timed, a_hub_that_is_killed_costs_at_most_one_beat),
         case!(timed, a_hub_that_is_frozen_costs_at_most_one_beat),
@@ -388,6 +390,38 @@ fn nodes_that_can_reach_each_other_find_the_direct_path(world: &World) {
         });
     }
     overlay.node(56).node.reaches("172.16.8.65");
+    overlay.hub.take().kill();
+    overlay.node(56).node.reaches("172.16.8.65");
+    overlay.node(64).node.reaches("172.16.8.57");
+}
+
+/// What stands before the node from now on: a translator that shows its port as another, and lets in only who was sent something before
+/// (RFC 4787: endpoint-independent mapping, address and port-dependent filtering).
+fn translate(node: &Node) -> String {
+    let seen_at = format!("{}:{}", node.ipv4(), 40_000);
+    let rules = format!(
+        "table ip translator {{\n\
+         chain out {{ type nat hook postrouting priority 100; oifname eth0 udp sport {PORT} snat to {seen_at}; }}\n\
+         chain in {{ type filter hook input priority 0; iifname eth0 udp dport {{ {PORT}, 40000 }} ct state new drop; }}\n}}\n"
+    );
+    let path = node.write("translator.nft", &rules);
+    node.ok(&format!("nft -f {}", path.display()));
+    seen_at
+}
+
+fn nodes_behind_two_translators_find_the_direct_path(world: &World) {
+    let mut overlay = Overlay::plan(world, &[56, 64]);
+    overlay.introduce(false);
+    let seen_at = [56, 64].map(|slot| translate(&overlay.node(slot).node));
+    overlay.start();
+    overlay.wait_end_to_end();
+    for (node, peer, seen_at) in [(56, "cluster-64", &seen_at[1]), (64, "cluster-56", &seen_at[0])] {
+        let gw = overlay.node(node).gw();
+        until_in(Duration::from_secs(20), "the direct path is in use", || {
+            gw.status().peer(peer).unwrap()["path"] == "direct"
+        });
+        assert_eq!(gw.status().peer(peer).unwrap()["endpoint"], seen_at.as_str());
+    }
     overlay.hub.take().kill();
     overlay.node(56).node.reaches("172.16.8.65");
     overlay.node(64).node.reaches("172.16.8.57");

@@ -72,14 +72,16 @@ impl Daemon {
     /// Puts in force what the signed records say. What the host refuses is tried again a second later.
     pub(super) async fn records_in_force(&mut self) {
         let config = self.members.apply(&self.file);
-        self.records_wait = false;
+        let again = std::mem::take(&mut self.records_wait);
         if config == self.config {
             return;
         }
         match self.put_in_force(config).await {
             Ok(changed) => tracing::info!(?changed, "signed records are in force"),
             Err(failure) => {
-                tracing::warn!("signed records are not in force yet: {failure}");
+                if !again {
+                    tracing::warn!("signed records are not in force yet: {failure}");
+                }
                 self.records_wait = true;
             }
         }

@@ -46,8 +46,18 @@ impl Daemon {
         self.tell_now();
         let config = self.members.apply(&self.file);
         self.end_memberships(&config);
-        let changed = self.put_in_force(config).await?;
-        Ok(json!({ "records": outcomes, "changed": changed }))
+        match self.put_in_force(config).await {
+            Ok(changed) => Ok(json!({ "records": outcomes, "changed": changed })),
+            Err(failure) => {
+                self.records_wait = true;
+                let text = format!(
+                    "the records are taken in and handed on, and whom they end is out; the rest waits for the host, which is asked \
+                     again each second: {}",
+                    failure.text
+                );
+                Err(Failure { text, ..failure })
+            }
+        }
     }
 
     /// Takes in signed records that other gateways handed on, and puts in force what follows.

@@ -2,6 +2,8 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use overlay_tests::case;
@@ -20,6 +22,8 @@ pub fn cases() -> Vec<Case> {
         case!(functional, a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed),
         case!(functional, installer_installs_upgrades_and_leaves_nothing),
         case!(functional, installer_takes_a_configuration_and_an_upgrade_keeps_or_changes_it),
+        case!(functional, installer_that_fails_leaves_no_service),
+        case!(functional, installer_has_its_actions_in_an_order_that_can_be_rolled_back),
     ]
 }
 
@@ -90,19 +94,27 @@ fn a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_cl
 
 /// The installer with the doubles in it, of that version. The real one differs in two files, and is tested for what it holds.
 fn installer(variable: &str) -> String {
-    let path = std::env::var_os(variable).map(std::path::PathBuf::from);
-    let path = path.unwrap_or_else(|| panic!("{variable} is not set: start these tests with tests/wine/run"));
-    windows_path(&path)
+    windows_path(&installer_file(variable))
+}
+
+fn installer_file(variable: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map(PathBuf::from);
+    path.unwrap_or_else(|| panic!("{variable} is not set: start these tests with tests/wine/run"))
 }
 
 /// Runs the installer's program with these words.
 #[track_caller]
 fn msiexec(windows: &WineNode, words: &[&str]) {
+    try_msiexec(windows, words).exits(0);
+}
+
+#[track_caller]
+fn try_msiexec(windows: &WineNode, words: &[&str]) -> Finished {
     let log = windows_path(&windows.node.path("msi.log"));
     let mut all = vec!["msiexec"];
     all.extend(words);
     all.extend(["/qn", "/l*v", log.as_str()]);
-    windows.windows(&all).exits(0);
+    windows.windows(&all)
 }
 
 /// What Windows does with an old version and a new one, which takes further words. Wine's RemoveExistingProducts does not say
@@ -211,4 +223,58 @@ fn installer_takes_a_configuration_and_an_upgrade_keeps_or_changes_it(world: &Wo
     assert_eq!(windows.held(), Vec::<serde_json::Value>::new());
     windows.wait_wintun("close Overlay remove", 1);
     windows.run("service status").exits(3);
+}
+
+fn installer_that_fails_leaves_no_service(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    let installer = installer("OVERLAY_MSI_NEW");
+    let config = windows.node.write("config.toml", "version = 1\n\n[nod]\nname = \"x\"\n");
+    let config = format!("CONFIG={}", windows_path(&config));
+    let done = try_msiexec(&windows, &["/i", &installer, &config]);
+    assert_ne!(done.code, Some(0), "{}", done.both());
+    let status = windows.run("service status").exits(3);
+    assert!(status.stderr.contains("is not installed"), "{}", status.both());
+    assert!(windows.wintun().is_empty() && windows.host().is_empty());
+    // What had been done is undone, in a script of its own. Wine runs that from its first line to its last, Windows from the last to the
+    // first: here the program is gone before UndoInstall needs it, and is put back in the end. So the files are not looked at, nor is
+    // what UndoInstall does.
+    let log = std::fs::read_to_string(windows.node.path("msi.log")).unwrap();
+    let failed = log.find("INSTALL. Return value 0").expect("the installation has failed");
+    assert!(log[failed..].contains("UndoInstall"), "{log}");
+
+    msiexec(&windows, &["/i", &installer, "SLOT=56"]);
+    assert_eq!(installed(&windows, "service status --json").exits(0).json()["state"], "running");
+    msiexec(&windows, &["/x", &installer]);
+}
+
+/// A table of the installer, as lines of columns.
+fn table(name: &str) -> Vec<Vec<String>> {
+    let mut command = Command::new("msiinfo");
+    command.arg("export").arg(installer_file("OVERLAY_MSI_NEW")).arg(name);
+    let shown = process::run(command, "msiinfo", Duration::from_secs(60)).exits(0).stdout;
+    // Names of the columns, their types, the table's name.
+    shown.lines().skip(3).map(|line| line.trim_end().split('\t').map(str::to_owned).collect()).collect()
+}
+
+/// Wine does not undo an upgrade, so this is held by what the tables say (Windows Installer's documentation: RemoveExistingProducts, and
+/// Custom Action Types).
+fn installer_has_its_actions_in_an_order_that_can_be_rolled_back(_: &World) {
+    /// msidbCustomActionTypeRollback, msidbCustomActionTypeInScript.
+    const ROLLBACK: u32 = 0x100 | 0x400;
+    let types = table("CustomAction");
+    for action in ["UndoInstall"] {
+        let line = types.iter().find(|line| line[0] == action).unwrap();
+        assert_eq!(line[1].parse::<u32>().unwrap() & ROLLBACK, ROLLBACK, "{line:?}");
+    }
+    let sequence = table("InstallExecuteSequence");
+    let at = |action: &str| {
+        let line =
+            sequence.iter().find(|line| line[0] == action).unwrap_or_else(|| panic!("{action} is missing"));
+        line[2].parse::<u32>().unwrap()
+    };
+    let orders: [&[&str]; 1] =
+        [&["InstallFiles", "UndoInstall", "InstallBySlot", "InstallByConfig", "Start", "InstallFinalize"]];
+    for order in orders {
+        assert!(order.windows(2).all(|pair| at(pair[0]) < at(pair[1])), "{order:?}: {sequence:?}");
+    }
 }

@@ -262,7 +262,7 @@ fn installer_has_its_actions_in_an_order_that_can_be_rolled_back(_: &World) {
     /// msidbCustomActionTypeRollback, msidbCustomActionTypeInScript.
     const ROLLBACK: u32 = 0x100 | 0x400;
     let types = table("CustomAction");
-    for action in ["UndoInstall"] {
+    for action in ["UndoInstall", "UndoStart", "UndoStop"] {
         let line = types.iter().find(|line| line[0] == action).unwrap();
         assert_eq!(line[1].parse::<u32>().unwrap() & ROLLBACK, ROLLBACK, "{line:?}");
     }
@@ -272,9 +272,17 @@ fn installer_has_its_actions_in_an_order_that_can_be_rolled_back(_: &World) {
             sequence.iter().find(|line| line[0] == action).unwrap_or_else(|| panic!("{action} is missing"));
         line[2].parse::<u32>().unwrap()
     };
-    let orders: [&[&str]; 1] =
-        [&["InstallFiles", "UndoInstall", "InstallBySlot", "InstallByConfig", "Start", "InstallFinalize"]];
+    let orders: [&[&str]; 3] = [
+        // The last ones of a rollback are the first ones here.
+        &["InstallInitialize", "RemoveExistingProducts", "UndoStop", "Stop", "RemoveFiles", "InstallFiles"],
+        &["InstallFiles", "UndoInstall", "InstallBySlot", "InstallByConfig", "Start", "InstallFinalize"],
+        &["InstallFiles", "UndoStart", "InstallByConfig", "StartAgain", "InstallFinalize"],
+    ];
     for order in orders {
         assert!(order.windows(2).all(|pair| at(pair[0]) < at(pair[1])), "{order:?}: {sequence:?}");
     }
+    // Between these two nothing may be written into the script.
+    let removal = at("InstallInitialize")..at("RemoveExistingProducts");
+    let between = sequence.iter().filter(|line| removal.contains(&at(&line[0]))).count();
+    assert_eq!(between, 1, "InstallInitialize alone: {sequence:?}");
 }

@@ -19,6 +19,7 @@ use crate::wine::{WineNode, windows_path};
 pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, service_is_installed_runs_stops_and_leaves_nothing),
+        case!(functional, purge_takes_the_key_also_when_a_foreign_address_keeps_the_adapter),
         case!(functional, a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed),
         case!(functional, installer_installs_upgrades_and_leaves_nothing),
         case!(functional, installer_takes_a_configuration_and_an_upgrade_keeps_or_changes_it),
@@ -55,6 +56,40 @@ fn service_is_installed_runs_stops_and_leaves_nothing(world: &World) {
     assert_eq!(windows.held(), Vec::<serde_json::Value>::new());
     windows.wait_wintun("close Overlay remove", 1);
     assert!(!windows.drive_c("ProgramData/overlay-gw").exists());
+}
+
+fn purge_takes_the_key_also_when_a_foreign_address_keeps_the_adapter(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    let ours = |name: &str| windows.drive_c("ProgramData/overlay-gw").join(name);
+    windows.run("service install --slot 56").exits(0);
+    windows.run("service start").exits(0);
+    assert!(ours("state/Overlay/private.key").exists());
+    std::fs::write(ours("config.toml"), "an operator's").unwrap();
+    windows.cluster_addresses(&["172.16.8.60/29"]);
+    let done = windows.run("service uninstall --purge").exits(4);
+    for word in ["172.16.8.60/29", "holder", "offline in the cluster"] {
+        assert!(done.stderr.contains(word), "{word}: {}", done.both());
+    }
+    for gone in ["state", "config.toml", "logs/overlay-gw.log"] {
+        assert!(!ours(gone).exists(), "{gone}: {}", done.both());
+    }
+    let service = windows.run("service status").exits(3);
+    assert!(service.stderr.contains("is not installed"), "{}", service.both());
+    // What goes with the adapter stays with it, and nothing else.
+    let held = windows.held();
+    let with_it =
+        |change: &serde_json::Value| change["change"] == "interface" || change["change"] == "private_network";
+    assert!(held.iter().all(with_it), "{held:?}");
+    assert_eq!(windows.count_wintun("close Overlay remove"), 0);
+
+    // Installed again it adopts the adapter; without the foreign address nothing stays.
+    windows.run("service install --slot 56").exits(0);
+    windows.run("service start").exits(0);
+    assert_eq!(windows.status().0["device"]["adopted"], true);
+    windows.cluster_addresses(&[]);
+    windows.run("service uninstall --purge").exits(0);
+    windows.wait_wintun("close Overlay remove", 1);
+    assert!(!ours("").exists());
 }
 
 fn a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed(world: &World) {

@@ -5,6 +5,7 @@ use crate::config_file;
 use crate::control::{MAX_RECORDS, Request, client};
 use crate::exit::{self, Failure};
 use crate::members::RecordOutcome;
+use crate::node::LeftBehind;
 use crate::status::{self, Listener, PeerLine, State, Status};
 use overlay_config::membership::{RecordLines, SignedRecord};
 use overlay_platform::os::places;
@@ -186,27 +187,37 @@ pub fn reload(args: &Global) -> Result<u8, Failure> {
 /// # Errors
 /// When there is nothing to stop and nothing to clean (exit code 3), or cleaning failed.
 pub fn down(args: &Global) -> Result<u8, Failure> {
+    take_down(args).map(|_| exit::OK)
+}
+
+/// As [`down`]; returns the addresses that are not ours, for whose sake a device stays.
+///
+/// # Errors
+/// As [`down`].
+pub fn take_down(args: &Global) -> Result<Vec<String>, Failure> {
     match client::socket(args.control.as_deref()).and_then(|path| client::ask(&path, Request::Down)) {
         Ok(value) => {
             print(args, &value, || render_cleared(&value, "stopped"));
-            return Ok(exit::OK);
+            return Ok(strings(&value, "kept"));
         }
         Err(failure) if failure.code == exit::NO_SERVICE => {}
         Err(failure) => return Err(failure),
     }
-    let mut cleared = Vec::new();
+    let mut cleared = LeftBehind::default();
     for folder in folders(args) {
-        cleared.extend(crate::node::clear_left_behind(&folder, args.state_dir.is_some())?);
+        let more = crate::node::clear_left_behind(&folder, args.state_dir.is_some())?;
+        cleared.removed.extend(more.removed);
+        cleared.kept.extend(more.kept);
     }
-    if cleared.is_empty() {
+    if cleared.removed.is_empty() && cleared.kept.is_empty() {
         return Err(Failure::no_service(
             "no service runs, and nothing is left to clean",
             "there is nothing to do",
         ));
     }
-    let value = serde_json::json!({ "removed": cleared });
+    let value = serde_json::json!({ "removed": cleared.removed, "kept": cleared.kept });
     print(args, &value, || render_cleared(&value, "cleaned"));
-    Ok(exit::OK)
+    Ok(cleared.kept)
 }
 
 /// The state folders that `down` looks into when no service runs.
@@ -229,18 +240,19 @@ fn folders(args: &Global) -> Vec<PathBuf> {
 }
 
 fn render_cleared(value: &Value, verb: &str) -> String {
-    let list = |name: &str| -> Vec<String> {
-        let items = value.get(name).and_then(Value::as_array).into_iter().flatten();
-        items.filter_map(Value::as_str).map(str::to_owned).collect()
-    };
     let mut text = format!("{verb}\n");
-    for removed in list("removed") {
+    for removed in strings(value, "removed") {
         text.push_str(&format!("  removed  {removed}\n"));
     }
-    for kept in list("kept") {
+    for kept in strings(value, "kept") {
         text.push_str(&format!("  kept     {kept} (not ours)\n"));
     }
     text
+}
+
+fn strings(value: &Value, name: &str) -> Vec<String> {
+    let items = value.get(name).and_then(Value::as_array).into_iter().flatten();
+    items.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 fn ask(args: &Global, request: Request) -> Result<Value, Failure> {

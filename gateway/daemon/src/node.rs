@@ -51,12 +51,21 @@ pub fn up(args: &UpArgs, global: &Global) -> Result<u8, Failure> {
     })
 }
 
+/// What was found left behind, in words.
+#[derive(Debug, Default)]
+pub struct LeftBehind {
+    /// What was ours, and was taken back.
+    pub removed: Vec<String>,
+    /// Addresses on the device that are somebody else's: for their sake it stays.
+    pub kept: Vec<String>,
+}
+
 /// Clears what a crash or `--persist` left behind, and says what it was. `named`: the operator means this folder; in one
 /// that was only come across, a service that runs is no error.
 ///
 /// # Errors
 /// When the host refuses.
-pub fn clear_left_behind(folder: &Path, named: bool) -> Result<Vec<String>, Failure> {
+pub fn clear_left_behind(folder: &Path, named: bool) -> Result<LeftBehind, Failure> {
     let state = StateFolder::new(Some(folder), "");
     state.check()?;
     let record = Record::load(folder).map_err(in_words)?;
@@ -64,19 +73,20 @@ pub fn clear_left_behind(folder: &Path, named: bool) -> Result<Vec<String>, Fail
     let device = record.as_ref().map(|record| record.device().name.clone());
     let Some(device) = device.or_else(|| folder.file_name().map(|name| name.to_string_lossy().into_owned()))
     else {
-        return Ok(Vec::new());
+        return Ok(LeftBehind::default());
     };
     crate::service::block_on(async {
         let _lock = match state.lock() {
             Ok(lock) => lock,
             Err(failure) if named => return Err(failure),
             // That one runs: nothing of it was left behind.
-            Err(_) => return Ok(Vec::new()),
+            Err(_) => return Ok(LeftBehind::default()),
         };
         let host = connect_host(&device).map_err(in_words)?;
         let cleared = settle::clear(&host, record, &boot_id().map_err(in_words)?).await.map_err(in_words)?;
         state.clear_listeners();
-        Ok(removed(&cleared, host.device_name()))
+        let kept = cleared.kept.iter().map(ToString::to_string).collect();
+        Ok(LeftBehind { removed: removed(&cleared, host.device_name()), kept })
     })
 }
 

@@ -8,7 +8,7 @@ use overlay_config::{HostFacts, Overrides};
 use overlay_platform::os::places;
 use serde_json::json;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -158,33 +158,74 @@ pub fn uninstall(purge: bool, global: &Global) -> Result<u8, Failure> {
     };
     events::unregister();
     // Adapter, addresses, routes, rules: as a stopped service leaves them.
-    match crate::client::down(global) {
-        Err(failure) if failure.code == exit::NO_SERVICE && !installed && !purge => return Err(failure),
-        Err(failure) if failure.code != exit::NO_SERVICE => return Err(failure),
-        _ => {}
-    }
+    let taken = match crate::client::take_down(global) {
+        Err(failure) if failure.code == exit::NO_SERVICE && (installed || purge) => Ok(Vec::new()),
+        taken => taken,
+    };
     if purge {
-        // The adapter's holder has just ended; its file is let go of a moment later.
-        let begin = Instant::now();
-        let mut removed = std::fs::remove_dir_all(places::root());
-        while removed.as_ref().is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound)
-            && begin.elapsed() < STOP
-        {
-            std::thread::sleep(PACE);
-            removed = std::fs::remove_dir_all(places::root());
-        }
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Failure::bad_input(
-                    format!("cannot remove {}: {error}", places::root().display()),
-                    "close what has a file of it open, and remove it by hand",
-                ));
-            }
-            _ => {}
-        }
+        // Also when the host has refused something: the key must not stay for its sake.
+        self::purge(taken.as_deref().unwrap_or_default())?;
     }
+    taken?;
     println!("uninstalled");
     Ok(exit::OK)
+}
+
+/// Removes configuration, keys and logs. `kept`: the addresses that are not ours, for whose sake the adapter stays, and with it its
+/// holder, which runs from a copy of the program in that folder.
+fn purge(kept: &[String]) -> Result<(), Failure> {
+    let (root, begin) = (places::root(), Instant::now());
+    let mut left = remove_what_can_be(&root);
+    // A holder that has just ended lets go of its file a moment later.
+    while kept.is_empty() && !left.is_empty() && begin.elapsed() < STOP {
+        std::thread::sleep(PACE);
+        left = remove_what_can_be(&root);
+    }
+    let Some((path, error)) = left.first() else { return Ok(()) };
+    if kept.is_empty() {
+        return Err(Failure::bad_input(
+            format!("cannot remove {}: {error}", path.display()),
+            "close what has a file of it open, and remove it by hand",
+        ));
+    }
+    let stays: Vec<_> = left.iter().map(|(path, _)| path.display().to_string()).collect();
+    let (one, addresses) = (kept.len() == 1, kept.join(", "));
+    Err(Failure::bad_input(
+        format!(
+            "the adapter stays, for {addresses} on it {} not ours; so do the process that holds it and {}. All else is removed",
+            if one { "is" } else { "are" },
+            stays.join(", ")
+        ),
+        format!(
+            "take {} offline in the cluster, end the process overlay-gw.exe that runs from there (the adapter goes with it), and remove {}",
+            if one { "it" } else { "them" },
+            root.display()
+        ),
+    ))
+}
+
+/// Removes the folder, or as much of what is in it as can be; returns what stays, and why.
+fn remove_what_can_be(path: &Path) -> Vec<(PathBuf, std::io::Error)> {
+    // A link to a folder is none.
+    let is_folder = std::fs::symlink_metadata(path).is_ok_and(|facts| facts.is_dir());
+    let mut error = match if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) } {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => error,
+        _ => return Vec::new(),
+    };
+    // One by one, with the keys first: a file that is in use must not keep another alive.
+    if is_folder && let Ok(entries) = std::fs::read_dir(path) {
+        let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        entries.sort_by_key(|path| *path != places::state_root());
+        let left: Vec<_> = entries.iter().flat_map(|path| remove_what_can_be(path)).collect();
+        if !left.is_empty() {
+            return left;
+        }
+        match std::fs::remove_dir(path) {
+            Err(again) if again.kind() != std::io::ErrorKind::NotFound => error = again,
+            _ => return Vec::new(),
+        }
+    }
+    vec![(path.to_owned(), error)]
 }
 
 /// `service start`

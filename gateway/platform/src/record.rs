@@ -5,8 +5,9 @@
 //! point, the program leaves an entry too many but never a change without an entry. Every write is atomic: a temporary
 //! file, synced, renamed, and the folder synced.
 //!
-//! Within another boot, or for another device of the same name, the record says nothing: what it lists went with the
-//! device.
+//! Within another boot, or for another device of the same name, the record says nothing of what was on the device: that
+//! went with it. What bears our name and is not on the device ([`Change::bears_our_name`]: firewall rules) outlives both,
+//! and stays in the record until it is undone.
 
 use std::{
     fs, io,
@@ -124,25 +125,24 @@ impl Record {
         }
     }
 
-    /// The record in `state_dir` of `device` within the boot `boot_id`. One of another boot or device says that nothing
-    /// is left, and is replaced. Makes the folder (mode 0700 on Unix is the caller's business) when it is missing.
+    /// The record in `state_dir` of `device` within the boot `boot_id`. One of another boot or device is replaced: of it,
+    /// what outlives boot and device is left ([`Change::bears_our_name`]). Makes the folder (mode 0700 on Unix is the caller's business) when it is missing.
     ///
     /// # Errors
     /// As [`Record::load`]; when the file cannot be written.
     pub fn open(state_dir: &Path, boot_id: &str, device: &DeviceIdentity) -> Result<Self, RecordError> {
-        if let Some(record) = Self::load(state_dir)?
-            && record.is_about(boot_id, device)
-        {
-            return Ok(record);
+        let mut changes = Vec::new();
+        if let Some(record) = Self::load(state_dir)? {
+            if record.is_about(boot_id, device) {
+                return Ok(record);
+            }
+            changes = record.content.changes;
+            changes.retain(|entry| entry.change.bears_our_name());
         }
         fs::create_dir_all(state_dir)
             .map_err(|source| RecordError::Io { path: state_dir.to_owned(), source })?;
-        let content = Content {
-            version: VERSION,
-            boot_id: boot_id.to_owned(),
-            device: device.clone(),
-            changes: Vec::new(),
-        };
+        let content =
+            Content { version: VERSION, boot_id: boot_id.to_owned(), device: device.clone(), changes };
         let record = Self { path: state_dir.join(FILE), content };
         record.write(&record.content)?;
         Ok(record)
@@ -279,7 +279,7 @@ fn set_aside(path: &Path) -> Result<PathBuf, RecordError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Layer;
+    use crate::{Layer, change::FirewallRule};
 
     fn device(ifindex: u32) -> DeviceIdentity {
         DeviceIdentity { name: "Overlay".into(), ifindex, mode: Layer::Tun }
@@ -305,12 +305,26 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_another_boot_or_another_device_says_that_nothing_is_left() {
+    fn a_record_of_another_boot_or_another_device_says_that_firewall_rules_alone_are_left() {
+        let rule = FirewallRule {
+            name: "SMB (TCP 445)".into(),
+            purpose: "File shares.".into(),
+            protocol: 6,
+            local_ports: Some("445".into()),
+        };
+        let rule = Change::Firewall { rule };
         for (boot, index) in [("later", 7), ("boot", 8)] {
             let dir = tempfile::tempdir().unwrap();
             let mut record = Record::open(dir.path(), "boot", &device(7)).unwrap();
-            record.begin(&[address(57)], Origin::Config).unwrap();
-            assert_eq!(Record::open(dir.path(), boot, &device(index)).unwrap().entries(), []);
+            record.begin(&[address(57), rule.clone()], Origin::Config).unwrap();
+            let left = [Entry { origin: Origin::Config, change: rule.clone() }];
+            assert_eq!(Record::open(dir.path(), boot, &device(index)).unwrap().entries(), left);
+            // It is written down: the program may be killed before the host is settled.
+            let record = Record::load(dir.path()).unwrap().unwrap();
+            assert_eq!(
+                (record.entries(), record.boot_id(), record.device().ifindex),
+                (&left[..], boot, index)
+            );
         }
     }
 

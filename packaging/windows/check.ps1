@@ -71,7 +71,7 @@ Check 'an address that another program adds is learnt within 2 s and left alone'
 }
 Check 'private key is sealed, and only SYSTEM and Administrators may have it' {
     $key = "$env:ProgramData\overlay-gw\state\$Adapter\private.key"
-    if (-not (Test-Path $key)) { throw "there is no $key: with private_key_file in the configuration look at that file by hand" }
+    if (-not (Test-Path $key)) { throw "there is no ${key}: with private_key_file in the configuration look at that file by hand" }
     $others = (Get-Acl $key).Access.IdentityReference.Translate([Security.Principal.SecurityIdentifier]).Value |
         Where-Object { $_ -notin 'S-1-5-18', 'S-1-5-32-544' }
     (Get-Content $key -TotalCount 1) -match '^overlay-gw DPAPI' -and -not $others

@@ -187,18 +187,36 @@ pub fn reload(args: &Global) -> Result<u8, Failure> {
 /// # Errors
 /// When there is nothing to stop and nothing to clean (exit code 3), or cleaning failed.
 pub fn down(args: &Global) -> Result<u8, Failure> {
-    take_down(args).map(|_| exit::OK)
+    match take_down(args)? {
+        Down { ran: false, removed, kept } if removed.is_empty() => Err(nothing_to_clean(&kept)),
+        _ => Ok(exit::OK),
+    }
 }
 
-/// As [`down`]; returns the addresses that are not ours, for whose sake a device stays.
+/// What was taken down.
+#[derive(Debug)]
+pub struct Down {
+    /// A service ran.
+    pub ran: bool,
+    /// What was removed, in words.
+    pub removed: Vec<String>,
+    /// Addresses that are not ours, for whose sake a device stays.
+    pub kept: Vec<String>,
+}
+
+/// As [`down`], but that nothing of ours was there is no error as long as a device stays.
 ///
 /// # Errors
 /// As [`down`].
-pub fn take_down(args: &Global) -> Result<Vec<String>, Failure> {
+pub fn take_down(args: &Global) -> Result<Down, Failure> {
     match client::socket(args.control.as_deref()).and_then(|path| client::ask(&path, Request::Down)) {
         Ok(value) => {
             print(args, &value, || render_cleared(&value, "stopped"));
-            return Ok(strings(&value, "kept"));
+            return Ok(Down {
+                ran: true,
+                removed: strings(&value, "removed"),
+                kept: strings(&value, "kept"),
+            });
         }
         Err(failure) if failure.code == exit::NO_SERVICE => {}
         Err(failure) => return Err(failure),
@@ -209,15 +227,26 @@ pub fn take_down(args: &Global) -> Result<Vec<String>, Failure> {
         cleared.removed.extend(more.removed);
         cleared.kept.extend(more.kept);
     }
-    if cleared.removed.is_empty() && cleared.kept.is_empty() {
-        return Err(Failure::no_service(
-            "no service runs, and nothing is left to clean",
-            "there is nothing to do",
-        ));
+    let LeftBehind { removed, kept } = cleared;
+    if removed.is_empty() && kept.is_empty() {
+        return Err(nothing_to_clean(&[]));
     }
-    let value = serde_json::json!({ "removed": cleared.removed, "kept": cleared.kept });
-    print(args, &value, || render_cleared(&value, "cleaned"));
-    Ok(cleared.kept)
+    if !removed.is_empty() {
+        let value = serde_json::json!({ "removed": removed, "kept": kept });
+        print(args, &value, || render_cleared(&value, "cleaned"));
+    }
+    Ok(Down { ran: false, removed, kept })
+}
+
+fn nothing_to_clean(kept: &[String]) -> Failure {
+    let text = match kept {
+        [] => "no service runs, and nothing is left to clean".to_owned(),
+        _ => format!(
+            "no service runs, and nothing of ours is left to clean; the device stays for {}",
+            kept.join(", ")
+        ),
+    };
+    Failure::no_service(text, "there is nothing to do")
 }
 
 /// The state folders that `down` looks into when no service runs.

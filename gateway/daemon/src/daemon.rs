@@ -306,7 +306,7 @@ pub async fn run(
                 Notice::Stop => break End::Signal,
                 Notice::Reload => match daemon.reload().await {
                     Ok(value) => tracing::info!(%value, "reloaded"),
-                    Err(failure) => eprintln!("{failure}\nnothing was changed"),
+                    Err(failure) => tracing::warn!("not reloaded, and nothing was changed: {failure}"),
                 },
             },
         }

@@ -160,7 +160,7 @@ pub fn uninstall(purge: bool, global: &Global) -> Result<u8, Failure> {
     // Adapter, addresses, routes, rules: as a stopped service leaves them.
     let taken = match crate::client::take_down(global) {
         Err(failure) if failure.code == exit::NO_SERVICE && (installed || purge) => Ok(Vec::new()),
-        taken => taken,
+        taken => taken.map(|down| down.kept),
     };
     if purge {
         // Also when the host has refused something: the key must not stay for its sake.

@@ -111,25 +111,25 @@ impl Daemon {
 
     /// Hands a record on to everybody who keeps records, but for whom it came `from`; first to `whose` membership it is.
     fn spread(&mut self, record: &[u8], whose: Option<[u8; 32]>, from: Option<&[u8; 32]>) {
-        let peers = self.engine.peers();
-        let keepers = peers
-            .iter()
-            .filter(|peer| peer.link.speaks && self.keeps_records(&peer.peer.settings.public_key));
-        let keys = keepers.map(|peer| peer.peer.settings.public_key).filter(|key| Some(key) != from);
-        let keys: Vec<_> = keys.collect();
-        self.gossip.spread(Instant::now(), keys.into_iter(), whose, record);
+        let keys = self.keepers().into_iter().map(|(key, _)| key).filter(|key| Some(key) != from);
+        self.gossip.spread(Instant::now(), keys, whose, record);
     }
 
     /// Asks whom it is time to ask whether it holds the same records.
     pub(super) fn compare_records(&mut self) {
-        let Some(book) = self.members.book().filter(|_| self.gossip.is_due(Instant::now())) else { return };
+        let now = Instant::now();
+        let Some(book) = self.members.book().filter(|_| self.gossip.is_due(now)) else { return };
+        let keepers = self.keepers().into_iter();
+        self.gossip.compare(now, book, self.config.node().is_some(), keepers);
+    }
+
+    /// Everybody who keeps records as well, and whether there is a session.
+    fn keepers(&self) -> Vec<([u8; 32], bool)> {
         let peers = self.engine.peers();
         let keepers = peers
             .iter()
             .filter(|peer| peer.link.speaks && self.keeps_records(&peer.peer.settings.public_key));
-        let keepers: Vec<_> =
-            keepers.map(|peer| (peer.peer.settings.public_key, peer.link.session)).collect();
-        self.gossip.compare(Instant::now(), book, self.config.node().is_some(), keepers.into_iter());
+        keepers.map(|peer| (peer.peer.settings.public_key, peer.link.session)).collect()
     }
 
     /// Records go between hubs and nodes; between nodes they would only come twice.

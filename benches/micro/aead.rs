@@ -1,4 +1,4 @@
-//! The cipher alone: ours where the processor has AVX-512, and the library behind it.
+//! The cipher alone: ours where the processor has AVX-512 or AVX2, and the library behind it.
 
 use crate::packets::SIZES;
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -10,11 +10,12 @@ pub fn benches(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(size as u64));
         let mut text = vec![0; size];
         if let Some(key) = overlay_aead::Key::new(&[7; 32]) {
-            group.bench_function(format!("seal/avx512/{size}"), |b| b.iter(|| key.seal(&[1; 12], &mut text)));
+            let form = key.form();
+            group.bench_function(format!("seal/{form}/{size}"), |b| b.iter(|| key.seal(&[1; 12], &mut text)));
             let sealed = text.clone();
             let tag = key.seal(&[1; 12], &mut text).unwrap();
             let (sealed, mut text) = (text.clone(), sealed);
-            group.bench_function(format!("open/avx512/{size}"), |b| {
+            group.bench_function(format!("open/{form}/{size}"), |b| {
                 b.iter(|| {
                     text.copy_from_slice(&sealed);
                     assert!(key.open(&[1; 12], &mut text, &tag));

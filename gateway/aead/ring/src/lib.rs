@@ -2,7 +2,7 @@
 //!
 //! boringtun seals and opens through ring's ChaCha20-Poly1305 and lets nobody else do it, nor hand out a session's keys. So that
 //! packets can be sealed faster without a changed copy of boringtun, the workspace puts this crate in ring's place
-//! (`[patch.crates-io]`). Where the processor has AVX-512, [`overlay_aead`] does the work of data messages; everything else is
+//! (`[patch.crates-io]`). Where the processor has AVX-512 or AVX2, [`overlay_aead`] does the work of data messages; everything else is
 //! aws-lc-rs, which has ring's interface, is kept by AWS, and is as quick as ring at sealing and quicker at opening.
 #![forbid(unsafe_code)]
 
@@ -19,7 +19,7 @@ pub mod aead {
     #[derive(Debug)]
     pub struct UnboundKey {
         any: fallback::UnboundKey,
-        wide: Option<overlay_aead::Key>,
+        ours: Option<overlay_aead::Key>,
     }
 
     impl UnboundKey {
@@ -29,9 +29,9 @@ pub mod aead {
         /// When it has not the length that the algorithm wants.
         pub fn new(algorithm: &'static Algorithm, key: &[u8]) -> Result<Self, Unspecified> {
             let any = fallback::UnboundKey::new(algorithm, key)?;
-            let ours = Some(key).filter(|_| *algorithm == CHACHA20_POLY1305);
-            let wide = ours.and_then(|key| overlay_aead::Key::new(key.try_into().ok()?));
-            Ok(Self { any, wide })
+            let chosen = Some(key).filter(|_| *algorithm == CHACHA20_POLY1305);
+            let ours = chosen.and_then(|key| overlay_aead::Key::new(key.try_into().ok()?));
+            Ok(Self { any, ours })
         }
     }
 
@@ -39,7 +39,7 @@ pub mod aead {
     #[derive(Debug)]
     pub struct LessSafeKey {
         any: fallback::LessSafeKey,
-        wide: Option<overlay_aead::Key>,
+        ours: Option<overlay_aead::Key>,
     }
 
     /// What proves that a text is authentic.
@@ -56,7 +56,13 @@ pub mod aead {
         /// The key, to be used with nonces of the caller's.
         #[must_use]
         pub fn new(key: UnboundKey) -> Self {
-            Self { any: fallback::LessSafeKey::new(key.any), wide: key.wide }
+            Self { any: fallback::LessSafeKey::new(key.any), ours: key.ours }
+        }
+
+        /// Our own key, where it is for this text.
+        #[inline]
+        fn ours(&self, aad: &[u8], len: usize) -> Option<&overlay_aead::Key> {
+            self.ours.as_ref().filter(|key| aad.is_empty() && key.is_worth_while(len))
         }
 
         /// Seals `in_out` in place and returns its tag.
@@ -70,7 +76,7 @@ pub mod aead {
             aad: Aad<A>,
             in_out: &mut [u8],
         ) -> Result<Tag, Unspecified> {
-            if let Some(key) = self.wide.as_ref().filter(|_| aad.as_ref().is_empty()) {
+            if let Some(key) = self.ours(aad.as_ref(), in_out.len()) {
                 return key.seal(nonce.as_ref(), in_out).map(Tag).ok_or(Unspecified);
             }
             let tag = self.any.seal_in_place_separate_tag(nonce, aad, in_out)?;
@@ -88,7 +94,7 @@ pub mod aead {
             aad: Aad<A>,
             in_out: &'a mut [u8],
         ) -> Result<&'a mut [u8], Unspecified> {
-            if let Some(key) = self.wide.as_ref().filter(|_| aad.as_ref().is_empty()) {
+            if let Some(key) = self.ours(aad.as_ref(), in_out.len()) {
                 let (text, tag) = in_out.split_last_chunk_mut().ok_or(Unspecified)?;
                 return if key.open(nonce.as_ref(), text, tag) { Ok(text) } else { Err(Unspecified) };
             }
@@ -109,7 +115,7 @@ mod tests {
         let ours = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[3; 32]).unwrap());
         let theirs =
             library::LessSafeKey::new(library::UnboundKey::new(&CHACHA20_POLY1305, &[3; 32]).unwrap());
-        for (aad, len) in [(&b""[..], 0), (b"", 1420), (b"hash", 0), (b"hash", 32)] {
+        for (aad, len) in [(&b""[..], 0), (b"", 64), (b"", 1420), (b"hash", 0), (b"hash", 32)] {
             let (mut here, mut there) = (vec![9; len], vec![9; len]);
             let nonce = || Nonce::assume_unique_for_key([5; 12]);
             let tag = ours.seal_in_place_separate_tag(nonce(), Aad::from(aad), &mut here).unwrap();

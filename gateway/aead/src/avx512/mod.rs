@@ -1,43 +1,25 @@
-//! Cipher and authenticator put together (RFC 8439 section 2.8).
+//! For processors with AVX-512 and its IFMA part: cipher and authenticator one behind the other (RFC 8439 section 2.8).
 
-use crate::chacha::{BLOCK, apply, sixteen, twenty_four};
-use crate::{TAG, poly};
+mod chacha;
+mod poly;
+
+use crate::TAG;
+use chacha::{BLOCK, apply, sixteen, twenty_four};
 use std::arch::x86_64::{__m512i, _mm512_storeu_si512};
-use zeroize::Zeroize;
 
-/// That one exists says that the processor has the instructions.
-pub struct Key([u8; 32]);
-
-impl Drop for Key {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
-impl Key {
-    pub fn new(bytes: &[u8; 32]) -> Option<Self> {
-        let able = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512ifma");
-        able.then_some(Self(*bytes))
-    }
-
-    pub fn seal(&self, nonce: &[u8; 12], text: &mut [u8]) -> [u8; TAG] {
-        // SAFETY: a key exists only where `new` has found the instructions.
-        unsafe { seal(&self.0, nonce, text) }
-    }
-
-    pub fn open(&self, nonce: &[u8; 12], text: &mut [u8], tag: &[u8; TAG]) -> bool {
-        // SAFETY: a key exists only where `new` has found the instructions.
-        unsafe { open(&self.0, nonce, text, tag) }
-    }
+/// The processor has what the functions here need.
+pub fn is_here() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512ifma")
 }
 
 /// The longest text that [`twenty_four`] is not worth while for: sixteen blocks are enough.
 const SHORT: usize = 15 * BLOCK;
 
+/// Seals `text` in place and returns its tag.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn seal(key: &[u8; 32], nonce: &[u8; 12], text: &mut [u8]) -> [u8; TAG] {
+pub fn seal(key: &[u8; 32], nonce: &[u8; 12], text: &mut [u8]) -> [u8; TAG] {
     if text.len() <= SHORT {
         seal_from(&sixteen(key, nonce, 0), key, nonce, text)
     } else {
@@ -45,8 +27,9 @@ fn seal(key: &[u8; 32], nonce: &[u8; 12], text: &mut [u8]) -> [u8; TAG] {
     }
 }
 
+/// Opens `text` in place if `tag` is its tag, and otherwise leaves it as it is.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-fn open(key: &[u8; 32], nonce: &[u8; 12], text: &mut [u8], tag: &[u8; TAG]) -> bool {
+pub fn open(key: &[u8; 32], nonce: &[u8; 12], text: &mut [u8], tag: &[u8; TAG]) -> bool {
     if text.len() <= SHORT {
         open_from(&sixteen(key, nonce, 0), key, nonce, text, tag)
     } else {

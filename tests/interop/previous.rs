@@ -1,5 +1,6 @@
-//! overlay-gw as it was before gateways said hello to each other (`tests/previous`), as a hub and as a node beside those of today.
-//! What both know is a WireGuard tunnel with the hub, which routes: that has to work, and everything that builds on it.
+//! overlay-gw as it was (`tests/previous`), as a hub and as a node beside those of today. Before gateways said hello to each other: what both
+//! know is a WireGuard tunnel with the hub, which routes: that has to work, and everything that builds on it. And the last one, which an
+//! upgrade meets, one machine after another: end-to-end sessions, and a hub that dies.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use overlay_tests::case;
 use overlay_tests::harness::{Case, skip};
-use overlay_tests::overlay::{HUB, Member, Overlay};
+use overlay_tests::overlay::{HUB, Member, Overlay, SECOND_HUB};
 use overlay_tests::wait::{until, until_in};
 use overlay_tests::world::World;
 
@@ -18,16 +19,26 @@ pub fn cases() -> Vec<Case> {
         case!(functional, a_previous_hub_routes_between_nodes_of_today),
         case!(functional, a_previous_node_is_reached_through_a_hub_of_today),
         case!(functional, previous_nodes_work_through_a_hub_of_today),
+        case!(functional, half_of_an_overlay_is_upgraded_and_a_hub_dies),
     ]
 }
 
 const PORT: u16 = 1433;
 
-/// The previous program. The version before it has no other name than its commit.
+/// The program before hello. It has no other name than its commit.
 fn previous() -> PathBuf {
-    match std::env::var_os("OVERLAY_GW_PREVIOUS") {
+    built("OVERLAY_GW_BEFORE_HELLO", "before-hello")
+}
+
+/// The program that an upgrade meets.
+fn last() -> PathBuf {
+    built("OVERLAY_GW_LAST", "last")
+}
+
+fn built(variable: &str, name: &str) -> PathBuf {
+    match std::env::var_os(variable) {
         Some(program) if !program.is_empty() => program.into(),
-        _ => skip("the previous version is not built: OVERLAY_GW_PREVIOUS=$(tests/previous/build)"),
+        _ => skip(&format!("that version is not built: {variable}=$(tests/previous/build {name})")),
     }
 }
 
@@ -65,6 +76,30 @@ fn previous_nodes_work_through_a_hub_of_today(world: &World) {
     }
     overlay.start();
     works(&overlay);
+}
+
+fn half_of_an_overlay_is_upgraded_and_a_hub_dies(world: &World) {
+    let mut overlay = Overlay::plan_with_two_hubs(world, &[56, 64]);
+    overlay.hub.program = last();
+    overlay.node_mut(64).program = last();
+    overlay.start();
+    overlay.wait_end_to_end();
+    works(&overlay);
+    for (node, other) in [(56, "cluster-64"), (64, "cluster-56")] {
+        let status = overlay.node(node).gw().status();
+        for peer in [HUB, SECOND_HUB, other] {
+            assert_eq!(status.peer(peer).unwrap()["speaks"], true, "{node} and {peer}: {:#}", status.0);
+        }
+    }
+    // Whichever of the two it is, and then the other one.
+    for _ in 0..2 {
+        let hub = overlay.hub_in_use();
+        drop(overlay.hub_mut(&hub).take());
+        until("the other hub is used", || overlay.hub_in_use() != hub);
+        until("they reach each other", || overlay.node(64).node.pings(overlay.node(56).address()));
+        overlay.hub_mut(&hub).start();
+        overlay.wait_sessions();
+    }
 }
 
 /// Both ways: ping, a transfer, and a listener that is added while they run.

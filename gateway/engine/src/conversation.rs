@@ -13,7 +13,8 @@ use crate::packet::{Batch, DatagramBatch};
 use crate::peer::mtu::{BASE, SIZE_PROBE};
 use crate::peer::node::Told;
 use crate::peer::path::{Paths, Step, Way};
-use crate::peer::probe::Prober;
+use crate::peer::probe::{PLACE_PROBE, Prober};
+use crate::peer::talk::Talk;
 use crate::peer::tunnel::{Admission, MIN_BUFFER, OVERHEAD, Opened, Tunnel};
 use crate::peer::{Kin, LinkGuard, LinkState, Peer, PeerIndex, Sealing};
 use crate::settings::RoleSettings;
@@ -79,7 +80,7 @@ impl Engine {
         let state = &mut *link;
         let Some(talk) = &mut state.talk else { return self.drops.count(DropReason::ControlUnexpected) };
         if let Message::Hello { capabilities, seen } = message {
-            return self.hear_hello(heard, capabilities, seen, state, relay);
+            return self.hear_hello(heard, capabilities, seen, state, (relay, net));
         }
         if !talk.is_of_known(header) {
             talk.remind(now);
@@ -97,11 +98,14 @@ impl Engine {
                     seat.mtu = mtu.map(|mtu| mtu.max(BASE));
                 }
                 let draining = self.draining.load(Relaxed);
-                self.say(peer.index, &Message::Echo { number, draining, seen_at: Some(from) }, relay);
+                // All peers will try it there: only a place that it has confirmed.
+                let seen_at = seat.proof.confirmed;
+                self.say(peer.index, &Message::Echo { number, draining, seen_at }, relay);
             }
             (Kin::Member(seat), Message::Answer { nonce }) => {
-                if seat.answer(from, nonce) {
-                    self.take_seat(table, peer, from);
+                if let Some(endpoint) = seat.proof.answer(nonce) {
+                    state.endpoint = Some(endpoint);
+                    self.take_seat(table, peer, endpoint);
                 }
             }
             (Kin::Member(_), Message::Initiate { to, message }) => {
@@ -112,12 +116,18 @@ impl Engine {
                 self.say(peer.index, &Message::Answer { nonce }, relay);
             }
             (Kin::Hub(leg), Message::Echo { number, draining, seen_at }) => {
-                leg.answers_from(from);
-                let news = if number & SIZE_PROBE == 0 {
-                    leg.prober.answered(now, number).is_some()
-                } else {
+                let news = if number & SIZE_PROBE != 0 {
                     leg.mtu.answered(now, number & !SIZE_PROBE)
+                } else if number & PLACE_PROBE != 0 {
+                    let moved = leg.proof.answer(number.into());
+                    state.endpoint = moved.or(state.endpoint);
+                    moved.is_some()
+                } else {
+                    leg.prober.answered(now, number).is_some()
                 };
+                if state.endpoint == Some(from) {
+                    leg.answers_from(from);
+                }
                 if news {
                     self.soon.store(true, Relaxed);
                 }
@@ -178,7 +188,7 @@ impl Engine {
         capabilities: Capabilities,
         seen: u64,
         link: &mut LinkState,
-        relay: &mut Relay,
+        (relay, net): (&mut Relay, &mut DatagramBatch),
     ) {
         let Heard { now, peer, from, header, .. } = *heard;
         let Some(talk) = &mut link.talk else { return };
@@ -204,9 +214,7 @@ impl Engine {
             self.events.push(Event::Greeted { public_key: peer.settings.public_key });
         }
         self.greet(now, peer.index, link, relay);
-        if let Kin::Member(seat) = &mut link.kin {
-            self.challenge(now, peer.index, from, seat, relay);
-        }
+        self.challenge(now, peer.index, from, link, net);
     }
 
     /// A session has begun, or a datagram came from somewhere new.
@@ -220,31 +228,44 @@ impl Engine {
         out: &mut Output,
     ) {
         if link.tunnel.take_renewed() {
-            let way = Paths::way_from(from, &self.legs.read());
-            if let (Kin::Member(seat), Some(4)) = (&mut link.kin, datagram.first()) {
-                seat.completed(from);
-            }
-            if let (Kin::Hub(leg), Some(2)) = (&mut link.kin, datagram.first()) {
-                leg.answers_from(from);
-            }
-            self.session_begun(now, peer, link, way, datagram.first() == Some(&2), &mut out.relay);
+            let (answered, endpoint) = (datagram.first() == Some(&2), link.endpoint);
+            let way = match &mut link.kin {
+                Kin::Hub(leg) => {
+                    if answered && endpoint == Some(from) {
+                        leg.answers_from(from);
+                    }
+                    None
+                }
+                Kin::Node(node) => node.began_by(from, answered, |at| Paths::way_from(at, &self.legs.read())),
+                Kin::Member(_) | Kin::Plain => None,
+            };
+            self.session_begun(now, peer, link, way, answered, &mut out.relay);
         }
         let state = &mut **link;
-        if let Kin::Member(seat) = &mut state.kin
-            && seat.confirmed != Some(from)
-            && state.talk.as_ref().is_some_and(|talk| talk.hello().is_some())
-        {
-            self.challenge(now, peer.index, from, seat, &mut out.relay);
+        let asks = |talk: &Option<Talk>| talk.as_ref().is_some_and(|talk| talk.can(Capabilities::PROBES));
+        match &mut state.kin {
+            Kin::Member(seat) if seat.proof.confirmed != Some(from) && asks(&state.talk) => {
+                self.challenge(now, peer.index, from, state, &mut out.net);
+            }
+            Kin::Hub(_) if state.endpoint != Some(from) && asks(&state.talk) => {
+                self.ask_hub(now, peer.index, from, state, &mut out.net);
+            }
+            Kin::Node(node) => {
+                if node.take_fresh() {
+                    self.soon.store(true, Relaxed);
+                }
+            }
+            Kin::Hub(_) | Kin::Member(_) | Kin::Plain => {}
         }
     }
 
-    /// `way`: where the message came from that was the last one needed; `answered`: it was the response to our initiation.
+    /// `way`: the one by which the peer read what completed the handshake, if that is known; `answered`: our initiation.
     fn session_begun(
         &self,
         now: Instant,
         peer: &Peer,
         link: &mut LinkGuard<'_>,
-        way: Way,
+        way: Option<Way>,
         answered: bool,
         relay: &mut Relay,
     ) {
@@ -254,6 +275,9 @@ impl Engine {
         }
         if let Kin::Node(node) = &mut state.kin {
             node.sealed = true;
+            self.soon.store(true, Relaxed);
+        }
+        if let (Kin::Node(node), Some(way)) = (&mut state.kin, way) {
             let legs = self.legs.read();
             let planned = answered && node.paths.shaken(now, way);
             // A handshake that was carried to its end has shown that its way carries, both ways. Of any other nothing is known
@@ -270,7 +294,6 @@ impl Engine {
                 drop(legs);
                 self.tell_path(peer, way, emergency);
             }
-            self.soon.store(true, Relaxed);
         }
         self.greet(now, peer.index, link, relay);
     }
@@ -367,13 +390,15 @@ impl Engine {
         net: &mut DatagramBatch,
     ) {
         let Heard { now, table, peer: hub, from, .. } = *heard;
+        // Not where the message came from: anybody may have sent it again.
+        let back = hub.link.lock().endpoint.unwrap_or(from);
         // Under load the cookie is for the sender's own address, not for the hub's.
         let source = IpAddr::V4(slot_address(table, ordinal));
         let mut reply = [0; MIN_BUFFER];
         let key = match self.guard.load().admit(&self.identity, source, message, &mut reply) {
             Admission::Initiation(key) => key,
             Admission::Cookie(len) => {
-                net.push(from, reply.get(..len).unwrap_or_default());
+                net.push(back, reply.get(..len).unwrap_or_default());
                 return self.drops.count(DropReason::UnderLoad);
             }
             Admission::UnderLoad => return self.drops.count(DropReason::UnderLoad),
@@ -390,7 +415,7 @@ impl Engine {
         match link.tunnel.open(now, source, message, &mut reply) {
             Opened::Reply(len) => {
                 link.last_received = Some(now);
-                net.push(from, reply.get(..len).unwrap_or_default());
+                net.push(back, reply.get(..len).unwrap_or_default());
                 let state = &mut *link;
                 if let Kin::Node(node) = &mut state.kin {
                     let legs = self.legs.read();
@@ -398,7 +423,7 @@ impl Engine {
                         let alive = node.paths.alive(&legs);
                         node.paths.take(now, Way::Via(hub.index), alive);
                         node.mtu = node.paths.mtu(&legs);
-                        state.endpoint = Some(from);
+                        state.endpoint = Some(back);
                     }
                 }
             }
@@ -431,67 +456,10 @@ impl Engine {
         }
     }
 
-    /// A handshake message of the session that tries direct paths.
-    fn hear_inner(&self, heard: &Heard<'_>, message: &[u8], link: &mut LinkGuard<'_>, relay: &mut Relay) {
-        let Heard { now, table, peer, from, .. } = *heard;
-        self.attach_tries(now, table, peer, link);
-        let Kin::Node(node) = &mut link.kin else { return };
-        let Some((tries, _)) = &mut node.tries else { return self.drops.count(DropReason::NoSession) };
-        let mut buffer = [0; MIN_BUFFER];
-        match tries.open(now, from.ip(), message, &mut buffer) {
-            Opened::Reply(len) => {
-                let message = buffer.get(..len).unwrap_or_default();
-                self.say(peer.index, &Message::Inner { message }, relay);
-            }
-            Opened::Nothing | Opened::Packet(_) => {}
-            Opened::Rejected => self.drops.count(DropReason::Unauthentic),
-        }
-        if tries.take_renewed() {
-            self.soon.store(true, Relaxed);
-        }
-    }
-
-    /// A datagram of the session that tries direct paths: a probe, or an answer to one of ours.
-    pub(crate) fn direct_probe(
-        &self,
-        now: Instant,
-        link: &mut LinkGuard<'_>,
-        from: SocketAddr,
-        datagram: &[u8],
-        out: &mut Output,
-    ) {
-        let state = &mut **link;
-        let (Kin::Node(node), Some(talk)) = (&mut state.kin, &state.talk) else { return };
-        let Some((tries, _)) = &mut node.tries else { return self.drops.count(DropReason::NoSession) };
-        let Some(buffer) = out.scratch.get_mut(..MIN_BUFFER.max(datagram.len())) else { return };
-        let packet = match tries.open(now, from.ip(), datagram, buffer) {
-            Opened::Packet(len) => buffer.get(..len).unwrap_or_default(),
-            Opened::Nothing | Opened::Reply(_) => return,
-            Opened::Rejected => return self.drops.count(DropReason::Unauthentic),
-        };
-        let read = control::read(packet);
-        node.paths.heard(now, from);
-        match read {
-            Ok((header, _)) if !talk.is_of_known(header) => self.drops.count(DropReason::ControlUnexpected),
-            Ok((_, Message::Probe { number, .. })) => {
-                let echo = Message::Echo { number, draining: false, seen_at: Some(from) };
-                self.say_directly(tries, from, &echo, &mut out.net);
-            }
-            Ok((_, Message::Echo { number, .. })) => {
-                if node.tried(now, number) {
-                    self.soon.store(true, Relaxed);
-                }
-            }
-            Ok(_) => self.drops.count(DropReason::ControlUnexpected),
-            Err(Unreadable::Unknown) => self.drops.count(DropReason::ControlUnknown),
-            Err(Unreadable::Malformed(_)) => self.drops.count(DropReason::ControlMalformed),
-        }
-    }
-
-    /// Seals a message in the session that tries direct paths, and sends it to `to`.
+    /// Seals a message in a session of its own, or for another endpoint than the one in use, and sends it to `to`.
     pub(crate) fn say_directly(
         &self,
-        tries: &mut Tunnel,
+        tunnel: &mut Tunnel,
         to: SocketAddr,
         message: &Message<'_>,
         net: &mut DatagramBatch,
@@ -503,7 +471,7 @@ impl Engine {
         let Some(mut room) = net.reserve(MIN_BUFFER.max(packet.len() + OVERHEAD)) else {
             return self.drops.count(DropReason::NoBuffer);
         };
-        if let Some(len) = tries.seal(packet, room.buffer()) {
+        if let Some(len) = tunnel.seal(packet, room.buffer()) {
             room.commit(to, len);
         }
     }
@@ -537,21 +505,6 @@ impl Engine {
         if let Some(local) = table.labels.give(now, peer.index, Use::Carries) {
             let label = Label::node(table.own_ordinal().unwrap_or_default(), local);
             link.tunnel.attach(&self.identity, &peer.settings.tunnel(label));
-        }
-    }
-
-    /// Makes the session that tries direct paths, if there is none yet.
-    pub(crate) fn attach_tries(&self, now: Instant, table: &Table, peer: &Peer, link: &mut LinkGuard<'_>) {
-        let Kin::Node(node) = &mut link.kin else { return };
-        if node.tries.is_some() {
-            return;
-        }
-        if let Some(local) = table.labels.give(now, peer.index, Use::Tries) {
-            let label = Label::node(table.own_ordinal().unwrap_or_default(), local);
-            let mut settings = peer.settings.tunnel(label);
-            (settings.warm, settings.keepalive) = (true, None);
-            let seed = u64::from(label.bits());
-            node.tries = Some((Box::new(Tunnel::new(&self.identity, &settings, now, seed)), local));
         }
     }
 

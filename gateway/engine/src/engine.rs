@@ -18,7 +18,7 @@ use crate::packet::ipv4::{self, Ipv4};
 use crate::packet::{DatagramBatch, PacketBatch, mss};
 use crate::peer::path::Leg;
 use crate::peer::tunnel::{Admission, HandshakeGuard, Identity, MIN_BUFFER, Opened};
-use crate::peer::{Kin, LinkGuard, LinkStatus, Peer, PeerIndex};
+use crate::peer::{LinkGuard, LinkStatus, Peer, PeerIndex};
 use crate::relay::{Forwarder, Seats};
 use crate::schedule::Schedule;
 use crate::sender::Sender;
@@ -405,7 +405,7 @@ impl Engine {
             };
             let opened = link.tunnel.open(now, from.ip(), datagram, room.buffer());
             if let Opened::Packet(len) = opened {
-                link.heard(now, from, datagram.len(), &self.legs);
+                link.heard(now, from, datagram, 0, &self.legs);
                 link.send_waiting(now, &mut out.net, &self.drops);
                 let packet = room.buffer().get_mut(..len).unwrap_or_default();
                 if control::claims_to_be_one(packet) {
@@ -425,10 +425,9 @@ impl Engine {
                 return self.after_datagram(now, peer, link, from, datagram, out);
             }
             if let Opened::Reply(len) = opened {
-                out.net.push(from, room.buffer().get(..len).unwrap_or_default());
-                if let (Kin::Member(seat), Some(1)) = (&mut link.kin, datagram.first()) {
-                    seat.responded(from);
-                }
+                let reply = room.buffer().get(..len).unwrap_or_default();
+                link.responded(from, reply);
+                out.net.push(from, reply);
             }
             opened
         } else {
@@ -439,7 +438,7 @@ impl Engine {
             let buffer = room.buffer().get_mut(head..).unwrap_or_default();
             let opened = link.tunnel.open(now, from.ip(), datagram, buffer);
             if let Opened::Packet(len) = opened {
-                link.heard(now, from, datagram.len(), &self.legs);
+                link.heard(now, from, datagram, 0, &self.legs);
                 link.send_waiting(now, &mut out.net, &self.drops);
                 let packet = buffer.get_mut(..len).unwrap_or_default();
                 if control::claims_to_be_one(packet) {
@@ -462,7 +461,9 @@ impl Engine {
                 return self.after_datagram(now, peer, link, from, datagram, out);
             }
             if let Opened::Reply(len) = opened {
-                out.net.push(from, buffer.get(..len).unwrap_or_default());
+                let reply = buffer.get(..len).unwrap_or_default();
+                link.responded(from, reply);
+                out.net.push(from, reply);
             }
             opened
         };
@@ -473,7 +474,7 @@ impl Engine {
             _ if matches!(datagram.first(), Some(1 | 3)) => {}
             _ => {
                 let answered = if let Opened::Reply(len) = opened { len } else { 0 };
-                link.heard(now, from, datagram.len().saturating_sub(answered), &self.legs);
+                link.heard(now, from, datagram, answered, &self.legs);
                 self.after_datagram(now, peer, link, from, datagram, out);
                 link.send_waiting(now, &mut out.net, &self.drops);
             }

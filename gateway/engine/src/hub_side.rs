@@ -1,13 +1,15 @@
-//! The hub's side of the conversation: who sits where, and handshakes that are passed on.
+//! The hub's side of the conversation: who sits where, and handshakes that are passed on; and how each side of a leg asks whether the
+//! other is where it seems to be.
 
 use crate::control::{Absence, Capabilities, Message};
 use crate::conversation::{Heard, Relay};
 use crate::counters::DropReason;
 use crate::engine::Engine;
 use crate::event::Event;
+use crate::packet::DatagramBatch;
+use crate::peer::probe::PLACE_PROBE;
 use crate::peer::tunnel::MIN_BUFFER;
-use crate::peer::{Kin, Peer, PeerIndex};
-use crate::relay::Seat;
+use crate::peer::{Kin, LinkState, Peer, PeerIndex};
 use crate::settings::RoleSettings;
 use crate::table::Table;
 use std::collections::hash_map::DefaultHasher;
@@ -20,17 +22,36 @@ use std::time::{Duration, Instant};
 const AWAY_AFTER: Duration = Duration::from_secs(3);
 
 impl Engine {
-    /// A hub: asks a member whether it is where it seems to be.
+    /// A hub: asks a member whether it is at `endpoint`.
     pub(crate) fn challenge(
         &self,
         now: Instant,
         member: PeerIndex,
         endpoint: SocketAddr,
-        seat: &mut Seat,
-        relay: &mut Relay,
+        link: &mut LinkState,
+        net: &mut DatagramBatch,
     ) {
-        if let Some(nonce) = seat.challenge(now, endpoint, || self.nonce(now, member)) {
-            self.say(member, &Message::Challenge { nonce }, relay);
+        let Kin::Member(seat) = &mut link.kin else { return };
+        if let Some(nonce) = seat.proof.challenge(now, endpoint, || self.nonce(now, member)) {
+            self.say_directly(&mut link.tunnel, endpoint, &Message::Challenge { nonce }, net);
+        }
+    }
+
+    /// A node: asks a hub, which was heard from `endpoint`, whether it is there.
+    pub(crate) fn ask_hub(
+        &self,
+        now: Instant,
+        hub: PeerIndex,
+        endpoint: SocketAddr,
+        link: &mut LinkState,
+        net: &mut DatagramBatch,
+    ) {
+        let Kin::Hub(leg) = &mut link.kin else { return };
+        leg.proof.confirmed = link.endpoint;
+        let number = || self.nonce(now, hub) & u64::from(PLACE_PROBE - 1) | u64::from(PLACE_PROBE);
+        if let Some(number) = leg.proof.challenge(now, endpoint, number) {
+            let probe = Message::Probe { number: number as u32, mtu: leg.mtu.known() };
+            self.say_directly(&mut link.tunnel, endpoint, &probe, net);
         }
     }
 
@@ -53,7 +74,7 @@ impl Engine {
     pub(crate) fn replace_seats(&self, table: &Table) {
         if table.settings.role == RoleSettings::Hub {
             self.seats.replace(table.peers().filter_map(|peer| match &peer.link.lock().kin {
-                Kin::Member(seat) => Some((peer.index, table.ordinal_of(peer)?, seat.confirmed?)),
+                Kin::Member(seat) => Some((peer.index, table.ordinal_of(peer)?, seat.proof.confirmed?)),
                 _ => None,
             }));
         }
@@ -61,9 +82,10 @@ impl Engine {
 
     /// A hub: passes a member's handshake initiation on to another.
     pub(crate) fn pass_on(&self, heard: &Heard<'_>, to: u16, message: &[u8; MIN_BUFFER], relay: &mut Relay) {
-        let Heard { now, table, peer, from, .. } = *heard;
+        let Heard { now, table, peer, .. } = *heard;
         let Some(ordinal) = table.ordinal_of(peer) else { return };
-        if self.seats.member(from) != Some(peer.index) {
+        // Without a seat it would not get the answer.
+        if self.seats.place(ordinal).is_none_or(|(member, _)| member != peer.index) {
             return self.drops.count(DropReason::RelayUnconfirmed);
         }
         if !peer.link.account().lock().handshake(now) {

@@ -14,6 +14,7 @@ pub mod claim;
 pub mod control;
 mod conversation;
 pub mod counters;
+mod direct;
 pub mod engine;
 pub mod event;
 pub mod gateway;

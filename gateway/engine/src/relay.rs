@@ -8,6 +8,7 @@
 use crate::counters::{DropReason, Drops};
 use crate::packet::DatagramBatch;
 use crate::peer::PeerIndex;
+use crate::peer::proof::Proof;
 use crate::table::Table;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::HashMap;
@@ -22,15 +23,6 @@ const DATA_BURST: f64 = 64e6;
 /// Handshakes that one member may have passed on: a second, and at once (all its sessions begin when a hub restarts).
 const HANDSHAKE_RATE: f64 = 100.0;
 const HANDSHAKE_BURST: f64 = 512.0;
-
-/// Between two challenges for one endpoint that is not confirmed.
-const CHALLENGE_PACE: Duration = Duration::from_millis(400);
-
-/// Between two challenges when the endpoint changes.
-const CHALLENGE_LEAST: Duration = Duration::from_millis(50);
-
-/// The datagram that carries a challenge, in bytes. Before as much has come from an endpoint, it is not asked.
-const CHALLENGE_BYTES: usize = 96;
 
 /// A budget that fills with time.
 #[derive(Clone, Copy, Debug)]
@@ -88,107 +80,39 @@ impl Account {
     }
 }
 
-/// A member's place at its hub: the endpoint that it has confirmed, and what may be sent to another before it has.
-///
-/// The source of a datagram can be anybody's: whoever sits between can send it again from elsewhere before it arrives. So an
-/// endpoint that has not shown that it reads what is sent to it gets no packets, and of what gateways say to each other no
-/// more bytes than have come from it (as RFC 9000, section 8.1, but once, not three times).
-#[derive(Clone, Copy, Debug, Default)]
+/// A member's place at its hub.
+#[derive(Clone, Copy, Debug)]
 pub struct Seat {
-    /// From there and to there datagrams are forwarded.
-    pub confirmed: Option<SocketAddr>,
-    /// It was written down, or has completed a handshake that was answered to it: it reads what is sent there.
-    proven: Option<SocketAddr>,
-    /// Where the last handshake response went.
-    answered: Option<SocketAddr>,
-    /// What may be sent to an endpoint of which nothing is known: the bytes that have come from it, less what was sent.
-    credit: Option<(SocketAddr, usize)>,
-    challenge: Option<Challenge>,
+    /// The endpoint that it has confirmed, from which and to which datagrams are forwarded, and what may be sent to another
+    /// before it has: no more bytes than came from there.
+    pub proof: Proof,
     /// The largest packet in bytes that passes between it and this hub, once it has measured that and said so.
     pub mtu: Option<u16>,
+    /// How often it was called since it was last heard.
+    calls: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Challenge {
-    nonce: u64,
-    to: SocketAddr,
-    at: Instant,
+/// A member that says nothing for this long, and for as long again, is called, so often.
+const CALL_AFTER: Duration = Duration::from_millis(700);
+const CALLS: u32 = 4;
+
+impl Default for Seat {
+    fn default() -> Self {
+        Self { proof: Proof::new(1), mtu: None, calls: 0 }
+    }
 }
 
 impl Seat {
-    /// Whether an endpoint is known to read what is sent to it.
-    #[must_use]
-    pub fn knows(&self, endpoint: SocketAddr) -> bool {
-        self.confirmed == Some(endpoint) || self.proven == Some(endpoint)
-    }
-
-    /// Somebody has written this endpoint down.
-    pub fn configure(&mut self, endpoint: SocketAddr) {
-        self.proven = Some(endpoint);
-    }
-
-    /// A handshake response was sent to an endpoint.
-    pub fn responded(&mut self, to: SocketAddr) {
-        self.answered = Some(to);
-    }
-
-    /// The first message of a session came whose handshake was answered: who sent it has read the response. It went to
-    /// this endpoint, or the message says nothing about that.
-    pub fn completed(&mut self, from: SocketAddr) {
-        if self.answered.take() == Some(from) {
-            self.proven = Some(from);
+    /// Whether a member that should be heard several times a second is to be called, for it says nothing: it may be this hub that is
+    /// elsewhere now, behind a NAT that has changed, and only a datagram of ours shows that.
+    pub fn is_to_be_called(&mut self, now: Instant, heard: Instant) -> bool {
+        let silent = now.saturating_duration_since(heard);
+        if silent < CALL_AFTER {
+            self.calls = 0;
         }
-    }
-
-    /// Something authentic came: as many bytes may be sent back. Only the last endpoint has credit.
-    pub fn received(&mut self, from: SocketAddr, bytes: usize) {
-        if !self.knows(from) {
-            let before = self.credit.filter(|(at, _)| *at == from).map_or(0, |(_, left)| left);
-            self.credit = Some((from, before.saturating_add(bytes)));
-        }
-    }
-
-    /// Whether so many bytes may be sent to an endpoint; then they count as sent.
-    pub fn spend(&mut self, to: SocketAddr, bytes: usize) -> bool {
-        if self.knows(to) {
-            return true;
-        }
-        match &mut self.credit {
-            Some((at, left)) if *at == to && *left >= bytes => {
-                *left -= bytes;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether `endpoint` is to be asked for a nonce now; `nonce` is asked for one.
-    pub fn challenge(&mut self, now: Instant, endpoint: SocketAddr, nonce: impl Fn() -> u64) -> Option<u64> {
-        if self.confirmed == Some(endpoint) {
-            return None;
-        }
-        let covered = self.credit.is_some_and(|(at, left)| at == endpoint && left >= CHALLENGE_BYTES);
-        if !(covered || self.knows(endpoint)) {
-            return None;
-        }
-        if let Some(Challenge { to, at, .. }) = self.challenge {
-            let pace = if to == endpoint { CHALLENGE_PACE } else { CHALLENGE_LEAST };
-            if now.saturating_duration_since(at) < pace {
-                return None;
-            }
-        }
-        let nonce = nonce();
-        self.challenge = Some(Challenge { nonce, to: endpoint, at: now });
-        Some(nonce)
-    }
-
-    /// A nonce has come back from an endpoint: whether that is now confirmed.
-    pub fn answer(&mut self, from: SocketAddr, nonce: u64) -> bool {
-        let right = self.challenge.take_if(|asked| asked.nonce == nonce && asked.to == from).is_some();
-        if right {
-            self.confirmed = Some(from);
-        }
-        right
+        let due = self.calls < CALLS && silent >= CALL_AFTER * (self.calls + 1);
+        self.calls += u32::from(due);
+        due
     }
 }
 
@@ -315,57 +239,6 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_confirmed_only_by_its_own_nonce_from_there() {
-        let (mut seat, now) = (Seat::default(), Instant::now());
-        assert_eq!(seat.challenge(now, at(1), || 6), None, "nothing has come from there");
-        seat.received(at(1), CHALLENGE_BYTES);
-        assert_eq!(seat.challenge(now, at(1), || 7), Some(7));
-        assert_eq!(seat.challenge(now, at(1), || 8), None, "asked just now");
-        assert!(!seat.answer(at(2), 7) && !seat.answer(at(1), 8));
-        assert!(seat.answer(at(1), 7));
-        assert!(!seat.answer(at(1), 7), "once");
-        assert_eq!(seat.challenge(now, at(1), || 9), None, "known");
-        // Elsewhere now: the old one stands until the new one has answered.
-        let later = now + CHALLENGE_LEAST;
-        seat.received(at(2), CHALLENGE_BYTES);
-        assert_eq!(seat.challenge(later, at(2), || 10), Some(10));
-        assert_eq!(seat.confirmed, Some(at(1)));
-        assert_eq!(
-            seat.challenge(later + CHALLENGE_PACE, at(2), || 11),
-            Some(11),
-            "again, when nobody answers"
-        );
-        assert!(!seat.answer(at(2), 10), "an old nonce");
-        assert!(seat.answer(at(2), 11));
-        assert_eq!(seat.confirmed, Some(at(2)));
-    }
-
-    #[test]
-    fn an_endpoint_of_which_nothing_is_known_gets_no_more_than_came_from_it() {
-        let (mut seat, now) = (Seat::default(), Instant::now());
-        assert!(!seat.spend(at(1), 1));
-        seat.received(at(1), 60);
-        seat.received(at(1), 40);
-        assert!(!seat.spend(at(1), 101) && seat.spend(at(1), 90) && !seat.spend(at(1), 11));
-        assert_eq!(seat.challenge(now, at(1), || 7), None, "10 bytes are left");
-        seat.received(at(2), 10);
-        assert!(!seat.spend(at(1), 1) && !seat.spend(at(2), 11), "credit of one endpoint is not another's");
-        // A handshake that was answered elsewhere proves nothing; one that was answered there does.
-        seat.responded(at(3));
-        seat.completed(at(2));
-        assert!(!seat.knows(at(2)) && !seat.knows(at(3)));
-        seat.completed(at(3));
-        assert!(!seat.knows(at(3)), "once");
-        seat.responded(at(2));
-        seat.completed(at(2));
-        assert!(seat.knows(at(2)) && seat.spend(at(2), 1_000_000));
-        assert_eq!(seat.challenge(now, at(2), || 8), Some(8), "to be forwarded it is asked nevertheless");
-        assert!(seat.confirmed.is_none());
-        seat.configure(at(4));
-        assert!(seat.knows(at(4)) && !seat.knows(at(2)));
-    }
-
-    #[test]
     fn a_seat_that_moves_leaves_nothing_behind() {
         let seats = Seats::default();
         seats.set(1, 7, at(1));
@@ -381,6 +254,18 @@ mod tests {
         assert_eq!(seats.between(at(4), 9), Err(DropReason::RelayAbsent));
         seats.replace([(2, 8, at(3))].into_iter());
         assert_eq!((seats.member(at(4)), seats.place(8), seats.place(7)), (None, Some((2, at(3))), None));
+    }
+
+    #[test]
+    fn a_silent_member_is_called_a_few_times() {
+        let (mut seat, start) = (Seat::default(), Instant::now());
+        let mut calls = |heard: Instant, from: u64, to: u64| {
+            let at = |n| start + Duration::from_millis(n);
+            (from..to).step_by(100).filter(|n| seat.is_to_be_called(at(*n), heard)).count()
+        };
+        assert_eq!([calls(start, 0, 700), calls(start, 700, 1_400), calls(start, 1_400, 60_000)], [0, 1, 3]);
+        let heard = start + Duration::from_secs(60);
+        assert_eq!([calls(heard, 60_000, 60_700), calls(heard, 60_700, 61_000)], [0, 1]);
     }
 
     #[test]

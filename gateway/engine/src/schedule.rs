@@ -148,10 +148,14 @@ impl Engine {
             if !speaks || !session {
                 continue;
             }
-            if let (Kin::Member(seat), Some(endpoint)) = (&mut state.kin, state.endpoint) {
-                self.challenge(now, peer.index, endpoint, seat, &mut out.relay);
+            if let Some(endpoint) = state.endpoint {
+                self.challenge(now, peer.index, endpoint, state, &mut out.net);
             }
-            if notice {
+            let called = match (&mut state.kin, state.last_received) {
+                (Kin::Member(seat), Some(heard)) => seat.is_to_be_called(now, heard),
+                _ => false,
+            };
+            if notice || called {
                 self.say(peer.index, &Message::Notice { draining }, &mut out.relay);
             }
         }

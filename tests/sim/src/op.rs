@@ -93,6 +93,8 @@ pub enum Op {
     Weather(Weather),
     /// A hub, or what sits in front of it, drops, replays, alters and invents from now on.
     Treason(PartyId, bool),
+    /// From now on a stranger copies what is for this one, and is quicker than who sent it.
+    Race(PartyId),
     Stranger {
         prank: Prank,
         target: PartyId,
@@ -259,6 +261,7 @@ impl Ops<'_> {
                 Some(Op::Float { node, host, on: aside.u8(0..3) > 0 })
             }
             6 => Some(Op::Drain(aside.choice(hubs)?, aside.bool())),
+            7 => Some(Op::Race(aside.usize(..self.plans.len()))),
             _ => None,
         }
     }

@@ -51,6 +51,8 @@ pub struct Party {
     /// Datagrams that nobody has read yet.
     pub socket: Vec<(SocketAddr, Vec<u8>)>,
     pub traitor: bool,
+    /// A stranger copies what is for it, and is quicker.
+    pub raced: bool,
     /// A hub that is to be left.
     pub draining: bool,
     /// Bytes that its engine holds.
@@ -80,6 +82,7 @@ impl Party {
             live,
             socket: Vec::new(),
             traitor: false,
+            raced: false,
             draining: false,
             memory: 0,
             traffic: Traffic::default(),

@@ -1,6 +1,6 @@
 //! The hostile: a stranger who sees datagrams and sends what he likes, and a hub that betrays.
 
-use crate::net::PartyId;
+use crate::net::{Flight, PartyId};
 use crate::op::Prank;
 use crate::sim::Sim;
 use engine::peer::tunnel::{Identity, Tunnel, TunnelSettings};
@@ -11,6 +11,10 @@ use std::time::Duration;
 
 /// So many datagrams a stranger remembers.
 const MEMORY: usize = 64;
+
+/// The port of those who copy, and the longest datagram of a session that an answer or a question to them may be: a probe's echo.
+const COPIER: u16 = 4_000;
+const LONGEST_QUESTION: usize = 112;
 
 /// What strangers have seen, and what they have cost.
 #[derive(Debug, Default)]
@@ -25,8 +29,7 @@ fn is_stranger(address: SocketAddr) -> bool {
 }
 
 impl Observer {
-    /// Remembers some of what has arrived at `to`. Not of what is on its way: whoever is quicker than the sender with a
-    /// copy of its datagram is taken for the sender that has moved (WireGuard paper, section 2.1).
+    /// Remembers some of what has arrived at `to`.
     pub fn saw(&mut self, to: SocketAddr, bytes: &[u8], rng: &mut Rng) {
         if self.seen.len() < MEMORY {
             self.seen.push((to, bytes.to_vec()));
@@ -39,14 +42,21 @@ impl Observer {
         self.balance.entry(from).or_default().0 += bytes.len();
     }
 
-    /// A party sends to an address: is that more than it was sent from there?
-    pub fn answered(&mut self, to: SocketAddr, bytes: &[u8]) -> Option<String> {
+    /// A party sends to an address: is that more than it was sent from there? `times`: so many times as much may go to who is quicker
+    /// than others with copies of their datagrams. No packet may.
+    pub fn answered(&mut self, to: SocketAddr, bytes: &[u8], times: usize) -> Option<String> {
         if !is_stranger(to) {
             return None;
         }
+        let copies = to.port() == COPIER;
+        if copies && bytes.first() == Some(&4) && bytes.len() > LONGEST_QUESTION {
+            return Some(format!("{to}, a stranger who copies, is sent a packet of {} bytes", bytes.len()));
+        }
+        let times = if copies { times } else { 1 };
         let (sent, received) = self.balance.entry(to).or_default();
         *received += bytes.len();
-        (*received > *sent).then(|| format!("{to}, a stranger, sent {sent} bytes and is sent {received}"))
+        (*received > *sent * times)
+            .then(|| format!("{to}, a stranger, sent {sent} bytes and is sent {received}"))
     }
 }
 
@@ -103,6 +113,16 @@ impl Sim {
             let flights = self.net.send_as(self.now + late, from, to, &bytes);
             self.launch(flights);
         }
+    }
+
+    /// Who copies this datagram, and is quicker. Not an initiation: that its answer goes astray is as in WireGuard.
+    pub fn copier(&mut self, target: PartyId, flight: &Flight) -> Option<SocketAddr> {
+        if !self.parties[target].raced || flight.bytes.first() == Some(&1) || is_stranger(flight.from) {
+            return None;
+        }
+        let copier = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 100 + target as u8), COPIER));
+        self.observer.spent(copier, &flight.bytes);
+        Some(copier)
     }
 
     /// Initiations that are right in everything but the key.

@@ -201,6 +201,9 @@ impl Sim {
         match event {
             Event::Flies(flight) => {
                 if let Some((id, latency)) = self.net.deliver(self.now, &flight) {
+                    if let Some(copier) = self.copier(id, &flight) {
+                        self.schedule(self.now + latency, Event::Arrives(id, copier, flight.bytes.clone()));
+                    }
                     self.schedule(self.now + latency, Event::Arrives(id, flight.from, flight.bytes));
                 }
             }
@@ -275,7 +278,8 @@ impl Sim {
             let name = self.parties[id].plan.name.clone();
             self.violated(format!("{name} sends plaintext to {to}"));
         }
-        if let Some(wrong) = self.observer.answered(to, bytes) {
+        let times = if self.parties[id].plan.role == Role::Hub { 1 } else { 3 };
+        if let Some(wrong) = self.observer.answered(to, bytes, times) {
             self.violated(wrong);
         }
         if self.parties[id].traitor {
@@ -516,6 +520,7 @@ impl Sim {
             }
             Op::Weather(weather) => self.net.weather = weather,
             Op::Treason(id, on) => self.parties[id].traitor = on,
+            Op::Race(id) => self.parties[id].raced = true,
             Op::Stranger { prank, target, count, seed } => self.prank(prank, target, count, seed),
             Op::Reload(id) => {
                 let settings = self.parties[id].plan.settings.clone();
@@ -592,7 +597,7 @@ impl Sim {
                 _ => {}
             }
             if rng.u8(..) < chance {
-                self.parties[id].traitor = false;
+                (self.parties[id].traitor, self.parties[id].raced) = (false, false);
             }
         }
         self.net.cuts.retain(|_| rng.u8(..) >= chance);

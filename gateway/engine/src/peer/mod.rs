@@ -1,9 +1,11 @@
 //! Peers: who they are, what they own, and the link to each.
 
+pub mod leg;
 pub mod mtu;
 pub mod node;
 pub mod path;
 pub mod probe;
+pub mod proof;
 pub mod talk;
 pub mod tunnel;
 
@@ -12,12 +14,12 @@ use crate::label::Label;
 use crate::packet::DatagramBatch;
 use crate::relay::{Account, Seat};
 use ipnet::Ipv4Net;
-use mtu::PathMtu;
-use node::{NodePeer, Told};
+use leg::HubLeg;
+use node::NodePeer;
 use overlay_config::PresharedKey;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use path::{Leg, Paths};
-use probe::Prober;
+use proof::Proof;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -149,87 +151,6 @@ pub enum Kin {
     Member(Box<Seat>),
     /// Another node, with which there is an end-to-end session.
     Node(Box<NodePeer>),
-}
-
-/// A node's leg to a hub.
-#[derive(Clone, Debug)]
-pub struct HubLeg {
-    /// Its probes.
-    pub prober: Prober,
-    /// The hub is to be left.
-    pub draining: bool,
-    /// Where the hub sees us, and since when.
-    pub seen_at: Option<SocketAddr>,
-    seen_since: Option<Instant>,
-    /// It was said that the leg carries.
-    pub shown_up: bool,
-    /// What passes, and to which endpoint of the hub that was measured.
-    pub mtu: PathMtu,
-    pub(crate) measured_to: Option<SocketAddr>,
-    /// What of our listeners it was told.
-    pub told_listeners: Told,
-    /// The endpoint that somebody has written down, or resolved.
-    written: Option<SocketAddr>,
-    /// Where it answered last.
-    answered: Option<SocketAddr>,
-    /// When it was last looked for, since the leg is dead.
-    turned: Option<Instant>,
-}
-
-/// Between two places where a hub says that it sees us.
-const SEEN_PACE: Duration = Duration::from_secs(1);
-
-/// How long a dead leg is tried at one endpoint before it is tried at the other.
-const TURN: Duration = Duration::from_secs(2);
-
-impl HubLeg {
-    fn new(now: Instant, written: Option<SocketAddr>) -> Self {
-        Self {
-            prober: Prober::new(now),
-            draining: false,
-            seen_at: None,
-            seen_since: None,
-            shown_up: false,
-            mtu: PathMtu::new(now),
-            measured_to: None,
-            told_listeners: Told::default(),
-            written,
-            answered: None,
-            turned: None,
-        }
-    }
-
-    /// The hub has answered us from there.
-    pub fn answers_from(&mut self, from: SocketAddr) {
-        self.answered = Some(from);
-    }
-
-    /// The hub sees us there; whether that is by another network than before. All peers are told, so another place counts once a second
-    /// at most, whatever the hub says.
-    pub fn is_seen_at(&mut self, now: Instant, at: Option<SocketAddr>) -> bool {
-        let soon = self.seen_since.is_some_and(|since| now.saturating_duration_since(since) < SEEN_PACE);
-        if at == self.seen_at || soon {
-            return false;
-        }
-        let before = self.seen_at;
-        (self.seen_at, self.seen_since) = (at, Some(now));
-        before.is_some_and(|before| at.map(|at| at.ip()) != Some(before.ip()))
-    }
-
-    /// A hub is where it was last heard (WireGuard paper, section 2.1), which a stranger who sends again what he saw may have
-    /// made somewhere else. So a dead leg is tried at the endpoint that is written down, and in turn at the one that answered.
-    pub fn turn(&mut self, now: Instant, dead: bool, endpoint: &mut Option<SocketAddr>) {
-        if !dead {
-            self.turned = None;
-            return;
-        }
-        if self.turned.is_some_and(|turned| now.saturating_duration_since(turned) < TURN) {
-            return;
-        }
-        self.turned = Some(now);
-        let other = if *endpoint == self.written { self.answered } else { self.written };
-        *endpoint = other.or(*endpoint);
-    }
 }
 
 /// How a hub stands, for choosing one without its lock.
@@ -455,7 +376,7 @@ impl Link {
                 }
                 _ => None,
             },
-            confirmed: seat.and_then(|seat| seat.confirmed),
+            confirmed: seat.and_then(|seat| seat.proof.confirmed),
             mtu: match &state.kin {
                 Kin::Member(seat) => seat.mtu,
                 Kin::Node(node) => Some(node.mtu),
@@ -527,13 +448,23 @@ impl Drop for LinkGuard<'_> {
 }
 
 impl LinkState {
-    /// The seat of a member that has said hello, if nothing is known of this endpoint: what is sent there has to be covered.
-    /// A peer that speaks no control messages cannot be asked; it is where WireGuard's roaming says.
-    fn unknown_at(&mut self, endpoint: SocketAddr) -> Option<&mut Seat> {
+    /// A handshake response was sent to an endpoint.
+    pub(crate) fn responded(&mut self, to: SocketAddr, response: &[u8]) {
+        match &mut self.kin {
+            Kin::Plain => {}
+            Kin::Hub(leg) => leg.proof.responded(to, response),
+            Kin::Member(seat) => seat.proof.responded(to, response),
+            Kin::Node(node) => node.proof.responded(to, response),
+        }
+    }
+
+    /// What the endpoints of a member that has said hello have shown, if nothing is known of this one: what is sent there has to be
+    /// covered. A peer that speaks no control messages cannot be asked; it is where WireGuard's roaming says.
+    fn unknown_at(&mut self, endpoint: SocketAddr) -> Option<&mut Proof> {
         match &mut self.kin {
             // For all but a member that moves that is all: this is asked for each packet.
-            Kin::Member(seat) if !seat.knows(endpoint) => {
-                self.talk.as_ref().is_some_and(|talk| talk.hello().is_some()).then_some(seat)
+            Kin::Member(seat) if !seat.proof.knows(endpoint) => {
+                self.talk.as_ref().is_some_and(|talk| talk.hello().is_some()).then_some(&mut seat.proof)
             }
             _ => None,
         }
@@ -552,8 +483,8 @@ impl LinkGuard<'_> {
         let Some(endpoint) = self.state.endpoint else { return drops.count(DropReason::NoEndpoint) };
         // What gateways say to each other is not counted.
         let is_ip = packet.first().is_some_and(|first| first >> 4 == 4);
-        if let Some(seat) = self.state.unknown_at(endpoint)
-            && (is_ip || !seat.spend(endpoint, packet.len() + OVERHEAD))
+        if let Some(proof) = self.state.unknown_at(endpoint)
+            && (is_ip || !proof.spend(endpoint, packet.len() + OVERHEAD))
         {
             return drops.count(DropReason::EndpointUnconfirmed);
         }
@@ -596,7 +527,7 @@ impl LinkGuard<'_> {
         if let (Some(len), Some(endpoint)) =
             (self.state.tunnel.tick(now, endpoint.is_some(), &mut buffer), endpoint)
         {
-            if self.state.unknown_at(endpoint).is_some_and(|seat| !seat.spend(endpoint, len)) {
+            if self.state.unknown_at(endpoint).is_some_and(|proof| !proof.spend(endpoint, len)) {
                 drops.count(DropReason::EndpointUnconfirmed);
             } else if !net.push(endpoint, buffer.get(..len).unwrap_or_default()) {
                 drops.count(DropReason::NoBuffer);
@@ -605,25 +536,53 @@ impl LinkGuard<'_> {
         self.count_stale(drops);
     }
 
-    /// Notes that something authentic came from `from`: where the peer is now (WireGuard paper, section 2.1, roaming).
-    /// `bytes`: how long it was, less what was sent there at once in answer.
-    pub fn heard(&mut self, now: Instant, from: SocketAddr, bytes: usize, legs: &RwLock<Vec<Leg>>) {
+    /// Notes that something authentic came from `from`. `answered`: how many bytes were sent there at once in answer.
+    ///
+    /// Where a peer is that speaks no control messages, the last datagram says (WireGuard paper, section 2.1, roaming). From one that
+    /// does, another endpoint than before gets nothing but questions until it has answered one, or has completed a handshake.
+    pub fn heard(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagram: &[u8],
+        answered: usize,
+        legs: &RwLock<Vec<Leg>>,
+    ) {
         let state = &mut *self.state;
         state.last_received = Some(now);
-        if let Kin::Member(seat) = &mut state.kin {
-            seat.received(from, bytes);
-        }
-        if state.endpoint == Some(from) {
-            return;
-        }
-        if let Kin::Node(node) = &mut state.kin {
-            if let Some(endpoint) = node.arrived(now, from, || Some(Paths::way_from(from, &legs.read()))) {
-                state.endpoint = Some(endpoint);
+        let bytes = datagram.len().saturating_sub(answered);
+        let roams = || state.talk.as_ref().map_or(Some(true), |talk| talk.roams(now));
+        let (at, settled) = match &mut state.kin {
+            Kin::Plain => (None, false),
+            Kin::Hub(leg) => {
+                leg.proof.received(from, bytes);
+                (leg.proof.completed(datagram), state.endpoint.is_some())
             }
+            Kin::Member(seat) => {
+                seat.proof.received(from, bytes);
+                let at = seat.proof.completed(datagram);
+                (at, state.endpoint.is_some_and(|at| seat.proof.knows(at)))
+            }
+            Kin::Node(node) => {
+                node.begins(datagram);
+                if state.endpoint != Some(from)
+                    && let Some(way) =
+                        node.arrived(now, from, roams(), |at| Paths::way_from(at, &legs.read()))
+                {
+                    state.endpoint = Paths::address(way, &legs.read()).or(state.endpoint);
+                }
+                return;
+            }
+        };
+        if state.endpoint == Some(from) && at.is_none() {
             return;
         }
-        tracing::debug!(?from, "peer's endpoint changed");
-        state.endpoint = Some(from);
+        let stays = settled && roams() != Some(true);
+        let endpoint = at.or((!stays).then_some(from));
+        if let Some(endpoint) = endpoint.filter(|at| state.endpoint != Some(*at)) {
+            tracing::debug!(?endpoint, "peer's endpoint changed");
+            state.endpoint = Some(endpoint);
+        }
     }
 
     /// The endpoint that somebody has written down, or resolved, has changed.
@@ -636,10 +595,11 @@ impl LinkGuard<'_> {
             }
         } else if let Some(endpoint) = endpoint {
             if let Kin::Member(seat) = &mut state.kin {
-                seat.configure(endpoint);
+                seat.proof.configure(endpoint);
             }
             if let Kin::Hub(leg) = &mut state.kin {
                 leg.written = Some(endpoint);
+                leg.proof.configure(endpoint);
             }
             state.endpoint = Some(endpoint);
         }
@@ -658,51 +618,5 @@ impl LinkGuard<'_> {
             0 => {}
             packets => drops.add(DropReason::Stale, packets),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hub_that_sees_us_everywhere_is_believed_once_a_second() {
-        let at = |n, port| Some(SocketAddr::from(([203, 0, 113, n], port)));
-        let now = Instant::now();
-        let mut leg = HubLeg::new(now, None);
-        assert!(!leg.is_seen_at(now, at(1, 1)), "the first");
-        assert_eq!(leg.seen_at, at(1, 1));
-        for n in 0..9 {
-            assert!(!leg.is_seen_at(now + SEEN_PACE / 10 * n, at(2, 1)));
-            assert_eq!(leg.seen_at, at(1, 1));
-        }
-        assert!(!leg.is_seen_at(now + SEEN_PACE, at(1, 2)), "another port of the same network");
-        assert_eq!(leg.seen_at, at(1, 2));
-        assert!(leg.is_seen_at(now + SEEN_PACE * 2, at(2, 2)));
-        assert!(leg.is_seen_at(now + SEEN_PACE * 3, None));
-    }
-
-    #[test]
-    fn a_dead_leg_is_tried_where_the_hub_is_written_down_and_in_turn_where_it_answered() {
-        let at = |n| SocketAddr::from(([203, 0, 113, n], 51820));
-        let (mut now, written, moved, stranger) = (Instant::now(), at(1), at(2), at(3));
-        let mut leg = HubLeg::new(now, Some(written));
-        let mut tried = |leg: &mut HubLeg, endpoint: &mut Option<SocketAddr>, dead| {
-            now += TURN;
-            leg.turn(now, dead, endpoint);
-            let tried = *endpoint;
-            leg.turn(now + TURN / 2, dead, endpoint);
-            assert_eq!(*endpoint, tried, "not before its time");
-            tried.unwrap()
-        };
-        // Heard by way of a stranger, who never answers.
-        let mut endpoint = Some(stranger);
-        assert_eq!(tried(&mut leg, &mut endpoint, false), stranger, "nothing says that it is not there");
-        assert_eq!([true; 3].map(|dead| tried(&mut leg, &mut endpoint, dead)), [written; 3]);
-        // It has moved, and answered there.
-        endpoint = Some(moved);
-        leg.answers_from(moved);
-        assert_eq!(tried(&mut leg, &mut endpoint, false), moved);
-        assert_eq!([true; 3].map(|dead| tried(&mut leg, &mut endpoint, dead)), [written, moved, written]);
     }
 }

@@ -4,6 +4,7 @@ use crate::peer::PeerIndex;
 use crate::peer::mtu::SIZE_PROBE;
 use crate::peer::path::{Candidate, Paths, Way};
 use crate::peer::probe::{PACE, Prober};
+use crate::peer::proof::Proof;
 use crate::peer::tunnel::Tunnel;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -49,6 +50,12 @@ pub struct NodePeer {
     /// Packets sent when last looked, and when there were new ones.
     sent: (u64, Option<Instant>),
     last_from: Option<SocketAddr>,
+    /// What its endpoints have shown by handshakes; the nonces are those of the session that tries direct paths.
+    pub proof: Proof,
+    /// Where the peer was when the session began, if it began that.
+    began: Option<SocketAddr>,
+    /// It was heard from somewhere else, which is to be tried.
+    fresh: bool,
     /// The largest packet in bytes that is taken to pass the path in use.
     pub mtu: u16,
 }
@@ -66,6 +73,9 @@ impl Default for NodePeer {
             told_listeners: Told::default(),
             sent: (0, None),
             last_from: None,
+            proof: Proof::new(1),
+            began: None,
+            fresh: false,
             mtu: u16::MAX,
         }
     }
@@ -134,31 +144,63 @@ impl NodePeer {
         (self.told, self.told_listeners) = (Told::default(), Told::default());
     }
 
-    /// Something authentic came from `from`: where datagrams go from now on, when that has changed (WireGuard paper, section
-    /// 2.1, roaming; a path through a hub does not roam).
+    /// A message came that was sealed in a session, and may be the first one.
+    pub fn begins(&mut self, datagram: &[u8]) {
+        if let Some(at) = self.proof.completed(datagram) {
+            self.began = Some(at);
+        }
+    }
+
+    /// Where the peer was when the session began: it has read there what completed the handshake. `from`: where that is not known,
+    /// and the last message came from, which was the response to our initiation if it was `answered`.
+    pub fn began_by(
+        &mut self,
+        from: SocketAddr,
+        answered: bool,
+        legs: impl Fn(SocketAddr) -> Way,
+    ) -> Option<Way> {
+        let began = self.began.take().filter(|_| !answered);
+        let way = legs(began.unwrap_or(from));
+        match way {
+            Way::Via(_) => Some(way),
+            // Initiations go only where the peer was known to be.
+            Way::Direct(address) => (began.is_some() || self.paths.is_known(address)).then_some(way),
+        }
+    }
+
+    /// Something authentic came from `from`: by which way datagrams go from now on, when that has changed. `roams`: the peer is where
+    /// its last datagram came from (WireGuard paper, section 2.1), if that is known already. Any other place is only a candidate,
+    /// until its probes are answered; and a path through a hub does not roam.
     pub fn arrived(
         &mut self,
         now: Instant,
         from: SocketAddr,
-        legs: impl Fn() -> Option<Way>,
-    ) -> Option<SocketAddr> {
+        roams: Option<bool>,
+        legs: impl Fn(SocketAddr) -> Way,
+    ) -> Option<Way> {
         if self.last_from == Some(from) {
             return None;
         }
-        self.last_from = Some(from);
-        let way = legs()?;
+        let way = legs(from);
         if let Way::Direct(address) = way {
-            self.paths.heard(now, address);
+            self.fresh |= self.paths.heard(now, address);
         }
-        let roams = match (self.paths.current(), way) {
-            (None, _) => true,
-            (Some(Way::Direct(old)), Way::Direct(new)) => old != new,
-            _ => false,
+        let way = match (self.paths.current(), way) {
+            (None, Way::Via(_)) => Some(way),
+            (None, Way::Direct(address)) if roams == Some(true) || self.paths.is_known(address) => Some(way),
+            (None, Way::Direct(_)) => self.began.map(legs),
+            (Some(Way::Direct(old)), Way::Direct(new)) if roams == Some(true) && old != new => Some(way),
+            _ => None,
         };
-        if roams {
-            self.paths.take(now, way, None);
+        if roams.is_some() {
+            self.last_from = Some(from);
         }
-        roams.then_some(from)
+        way.inspect(|way| self.paths.take(now, *way, None))
+    }
+
+    /// Whether it was heard from somewhere new since the last call.
+    pub fn take_fresh(&mut self) -> bool {
+        std::mem::take(&mut self.fresh)
     }
 
     /// Whether our whereabouts of this revision are to be told now; then they count as told once more.
@@ -225,6 +267,7 @@ impl NodePeer {
         let current = self.paths.current();
         let candidate = self.paths.candidates_mut().get_mut(place)?;
         let in_use = current == Some(Way::Direct(candidate.address));
+        let covered = candidate.is_covered();
         let prober = &mut candidate.prober;
         let (pace, most) = match (prober.is_up(), prober.was_ever_up()) {
             (true, _) if in_use => (PACE, u32::MAX),
@@ -232,7 +275,7 @@ impl NodePeer {
             (false, true) => (STANDBY_PACE, STANDBY_TRIES),
             (false, false) => (TRY_PACE, TRIES),
         };
-        if candidate.tries >= most {
+        if candidate.tries >= most || !covered {
             // The last ones still may be missed, or answered; then it rests.
             if now.saturating_duration_since(prober.last_sent()) >= TRY_AGAIN {
                 candidate.tries = 0;
@@ -243,6 +286,7 @@ impl NodePeer {
         prober.set_pace(pace);
         let number = prober.poll(now).1?;
         candidate.tries = if prober.is_up() { 0 } else { candidate.tries + 1 };
+        candidate.heard = candidate.heard.saturating_sub(1);
         Some((candidate.named(number), candidate.address))
     }
 
@@ -286,7 +330,7 @@ impl NodePeer {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let due = |candidate: &Candidate| {
-            let active = candidate.prober.is_up() || candidate.tries < TRIES;
+            let active = candidate.prober.is_up() || candidate.tries < TRIES && candidate.is_covered();
             let sized = candidate.prober.is_up().then(|| candidate.mtu.deadline());
             (active && self.tries.is_some())
                 .then(|| sized.map_or(candidate.prober.deadline(), |at| at.min(candidate.prober.deadline())))
@@ -476,16 +520,43 @@ mod tests {
     }
 
     #[test]
-    fn a_direct_path_roams_and_one_through_a_hub_does_not() {
+    fn a_direct_path_roams_only_with_a_peer_that_cannot_be_asked_and_one_through_a_hub_does_not() {
         let now = Instant::now();
         let mut node = NodePeer::default();
-        let direct = |n| move || Some(Way::Direct(at(n)));
-        assert_eq!(node.arrived(now, at(1), direct(1)), Some(at(1)), "the first");
-        assert_eq!(node.arrived(now, at(1), || panic!("asked once")), None);
-        assert_eq!(node.arrived(now, at(2), direct(2)), Some(at(2)));
-        assert_eq!(node.arrived(now, at(9), || Some(Way::Via(1))), None);
+        let ask = |node: &mut NodePeer, n, roams| node.arrived(now, at(n), roams, Way::Direct);
+        let to = |n| Some(Way::Direct(at(n)));
+        assert_eq!(ask(&mut node, 1, None), None, "it may still say hello");
+        assert_eq!(ask(&mut node, 1, Some(true)), to(1), "it has not");
+        assert_eq!(node.arrived(now, at(1), Some(true), |_| panic!("asked once")), None);
+        assert_eq!(ask(&mut node, 2, Some(true)), to(2));
+        assert_eq!(ask(&mut node, 3, Some(false)), None, "it can be asked");
+        assert!(node.take_fresh() && !node.take_fresh());
+        assert_eq!(node.arrived(now, at(9), Some(true), |_| Way::Via(1)), None);
         node.paths.take(now, Way::Via(1), None);
-        assert_eq!(node.arrived(now, at(3), direct(3)), None);
-        assert!(node.paths.candidates().iter().any(|candidate| candidate.address == at(3)), "to be tried");
+        assert_eq!(ask(&mut node, 4, Some(true)), None);
+        for n in [3, 4] {
+            assert!(
+                node.paths.candidates().iter().any(|candidate| candidate.address == at(n)),
+                "to be tried"
+            );
+        }
+    }
+
+    #[test]
+    fn who_is_heard_from_elsewhere_gets_a_probe_for_each_datagram_and_no_more() {
+        let mut now = Instant::now();
+        let mut node = NodePeer::default();
+        let mut probes = |node: &mut NodePeer, datagrams: u32| {
+            (0..datagrams).for_each(|_| _ = node.paths.heard(now, at(1)));
+            let sent = (0..100).filter(|_| {
+                now += ms(50);
+                node.try_candidate(now, 0).is_some()
+            });
+            sent.count()
+        };
+        assert_eq!([1, 0, 2, 0].map(|datagrams| probes(&mut node, datagrams)), [1, 0, 2, 0]);
+        now += TRY_AGAIN;
+        assert_eq!(node.try_candidate(now, 0), None, "nothing came from there since");
+        assert_eq!(node.deadline(), None);
     }
 }

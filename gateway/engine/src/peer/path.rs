@@ -51,6 +51,9 @@ const UNPROBED_FOR: Duration = Duration::from_secs(3);
 const ATTEMPTS: u32 = 4 * MAX_CANDIDATES as u32;
 const ATTEMPT_PACE: Duration = Duration::from_secs(5);
 
+/// So many datagrams from an address are remembered that are to be followed by a probe.
+const HEARD: u32 = 3;
+
 /// More tries than any candidate is given: it rests.
 const RESTS: u32 = 1000;
 
@@ -118,6 +121,8 @@ pub struct Candidate {
     pub tries: u32,
     /// When the path was taken into use.
     pub used: Option<Instant>,
+    /// Datagrams of the peer that came from there and were not followed by a probe yet.
+    pub(crate) heard: u32,
     /// In its probes' numbers: no other candidate has it.
     tag: u32,
     /// What its probes' numbers begin with: one that had the tag before began elsewhere.
@@ -128,7 +133,7 @@ impl Candidate {
     /// `added`: how many there were before it.
     fn new(now: Instant, address: SocketAddr, source: Source, tag: u32, added: u32) -> Self {
         let (prober, mtu, begin) = (Prober::new(now), PathMtu::new(now), added << BEGIN_SHIFT);
-        Self { address, source, prober, mtu, tries: 0, used: None, tag, begin }
+        Self { address, source, prober, mtu, tries: 0, used: None, heard: 0, tag, begin }
     }
 
     /// The number that a probe is sent with, from what its prober counts.
@@ -144,6 +149,12 @@ impl Candidate {
     /// What the prober has counted a probe with this number as, which cannot be later than `latest`.
     pub(crate) fn counted(&self, number: u32, latest: u32) -> u32 {
         latest.wrapping_sub(latest.wrapping_add(self.begin).wrapping_sub(number) & COUNT)
+    }
+
+    /// Whether a probe may go there: where nothing but a datagram that anybody may have sent again says that the peer is, only one for
+    /// each of these.
+    pub(crate) fn is_covered(&self) -> bool {
+        self.source != Source::Heard || self.prober.was_ever_up() || self.used.is_some() || self.heard > 0
     }
 
     /// `probed`: the peer answers probes of direct paths.
@@ -317,9 +328,23 @@ impl Paths {
         true
     }
 
-    /// Something authentic came straight from `address`.
-    pub fn heard(&mut self, now: Instant, address: SocketAddr) {
-        self.learn(now, address, Source::Heard);
+    /// Something authentic came straight from `address`; whether nothing was known of that.
+    pub fn heard(&mut self, now: Instant, address: SocketAddr) -> bool {
+        let new = self.learn(now, address, Source::Heard).is_some();
+        if let Some(known) = self.candidates.iter_mut().find(|candidate| candidate.address == address) {
+            known.heard = known.heard.saturating_add(1).min(HEARD);
+        }
+        new
+    }
+
+    /// Whether the peer was there at some time, or is written down to be.
+    #[must_use]
+    pub fn is_known(&self, address: SocketAddr) -> bool {
+        self.current == Some(Way::Direct(address))
+            || self.candidates.iter().any(|candidate| {
+                let known = candidate.source == Source::Configured || candidate.prober.was_ever_up();
+                candidate.address == address && known
+            })
     }
 
     /// A hub does not pass on to this peer.

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// Between two probes while all is well. Four a second: 64 nodes cost their hub 256 a second.
 pub const PACE: Duration = Duration::from_millis(250);
 
+/// Set in the number of a probe that asks whether a hub is where it was heard from. [`Prober`] counts from 0 and never comes so far.
+pub const PLACE_PROBE: u32 = 1 << 30;
+
 /// Between two probes while one is missing.
 pub const QUICK: Duration = Duration::from_millis(60);
 

@@ -114,6 +114,16 @@ impl Talk {
         latest
     }
 
+    /// Whether a peer is where its last datagram came from, as in plain WireGuard: it has had the time for a hello and has said none, or
+    /// it cannot be asked. Not known until then.
+    #[must_use]
+    pub fn roams(&self, now: Instant) -> Option<bool> {
+        match self.hello {
+            Some(hello) => Some(!hello.capabilities.have(Capabilities::PROBES)),
+            None => self.is_plain(now).then_some(true),
+        }
+    }
+
     /// Whether the peer has had the time for a hello, and has said none.
     #[must_use]
     pub fn is_plain(&self, now: Instant) -> bool {

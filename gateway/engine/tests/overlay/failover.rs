@@ -8,20 +8,20 @@ use overlay_engine::{DropReason, Event};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-fn ms(n: u64) -> Duration {
+pub fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
 /// What became of a beat every 10 ms each way between the first two nodes.
 #[derive(Debug, Default)]
-struct Beats {
-    sent: usize,
-    lost: usize,
+pub struct Beats {
+    pub sent: usize,
+    pub lost: usize,
     /// From the first to the last that was lost, in ms.
-    gap: u64,
+    pub gap: u64,
 }
 
-fn beat(c: &mut Cluster, time: Duration) -> Beats {
+pub fn beat(c: &mut Cluster, time: Duration) -> Beats {
     let (a, b) = (c.nodes[0], c.nodes[1]);
     let (mut beats, mut first, start) = (Beats::default(), None, c.world.now);
     while c.world.now - start < time {
@@ -41,7 +41,7 @@ fn beat(c: &mut Cluster, time: Duration) -> Beats {
     beats
 }
 
-fn way(world: &World, from: Id, to: Id) -> Way {
+pub fn way(world: &World, from: Id, to: Id) -> Way {
     world.link(from, to).paths.unwrap().current().unwrap()
 }
 

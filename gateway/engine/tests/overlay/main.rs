@@ -21,6 +21,7 @@ mod packets;
 mod peers;
 mod properties;
 mod reload;
+mod roaming;
 mod routing;
 mod sealed;
 mod tap;

@@ -17,6 +17,8 @@ pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, record_of_a_later_node_lets_it_in_and_its_revocation_ends_its_session),
         case!(functional, rebuilt_node_takes_its_slot_over_and_the_old_one_is_told),
+        case!(functional, a_claim_that_is_refused_is_told_to_whose_place_it_claims),
+        case!(functional, a_node_that_was_revoked_while_it_was_off_is_told_when_it_comes_back),
         case!(functional, records_that_are_not_signed_or_not_newer_are_refused_and_nobody_is_touched),
         case!(functional, restart_without_the_packs_records_still_knows_the_members),
         case!(functional, mistakes_in_later_changes_of_a_plan_change_nothing),
@@ -136,6 +138,62 @@ fn rebuilt_node_takes_its_slot_over_and_the_old_one_is_told(world: &World) {
     incumbent.client(&format!("peer add {record}")).exits(0);
     assert!(warned(&incumbent.status(), "revoked"), "{:#}", incumbent.status().0);
     assert_ne!(key(&incumbent), key(&rebuilt));
+}
+
+fn a_claim_that_is_refused_is_told_to_whose_place_it_claims(world: &World) {
+    let [at_hub, one, two] = [world.node(HUB, 1), world.node("cluster-1", 56), world.node("cluster-2", 64)];
+    let plan = Plan::new(world, &at_hub);
+    let record = plan.later("add-node", "cluster-2=64");
+    let hub = Gateway::hub(&at_hub, &plan.config(HUB));
+    let first = Gateway::up(&one, &plan.config("cluster-1"));
+    let second = Gateway::up(&two, &plan.config("cluster-2"));
+    hub.client(&format!("peer add {record}")).exits(0);
+    first.wait_session(HUB);
+    second.wait_session(HUB);
+    assert!(!warned(&first.status(), "claim-refused"));
+    let other = Plan::of(world, &at_hub, "other");
+    let claim = other.later("add-node --replace", "cluster-1=56");
+    let refused = hub.client(&format!("peer add {claim}")).exits(4);
+    assert!(refused.stderr.contains("not signed with the signing key"), "{}", refused.stderr);
+    until("the incumbent is told", || warned(&first.status(), "claim-refused"));
+    let shown = first.client("status").exits(0);
+    assert!(
+        shown.stdout.contains("`hub-a` refused a record that claims the place of this host"),
+        "{}",
+        shown.both()
+    );
+    assert!(first.status().session(HUB) && !warned(&second.status(), "claim-refused"), "and nobody else");
+    one.reaches("172.16.8.65");
+    // On the incumbent itself.
+    assert!(!warned(&hub.status(), "claim-refused"));
+    first.client(&format!("peer add {claim}")).exits(4);
+    let shown = first.client("status").exits(0);
+    assert!(shown.stdout.contains("this host refused a record"), "{}", shown.both());
+}
+
+fn a_node_that_was_revoked_while_it_was_off_is_told_when_it_comes_back(world: &World) {
+    let [at_hub, one] = [world.node(HUB, 1), world.node("cluster-1", 56)];
+    let plan = Plan::new(world, &at_hub);
+    let hub = Gateway::hub(&at_hub, &plan.config(HUB));
+    let first = Gateway::up(&one, &plan.config("cluster-1"));
+    first.wait_session(HUB);
+    first.stop();
+    let revocation = plan.later("revoke", "cluster-1");
+    hub.client(&format!("peer remove {revocation}")).exits(0);
+    let again = Gateway::up(&one, &plan.config("cluster-1"));
+    until("it is told", || warned(&again.status(), "revoked"));
+    assert!(!again.status().session(HUB));
+    assert_eq!(names(&hub.status()), [""; 0]);
+    // The next start knows it by itself, and so does one of a hub.
+    again.stop();
+    let hub_again = {
+        hub.stop();
+        Gateway::hub(&at_hub, &plan.config(HUB))
+    };
+    one.ok("rm /var/lib/overlay-gw/Overlay/members.records");
+    let again = Gateway::up(&one, &plan.config("cluster-1"));
+    until("it is told by the hub's records", || warned(&again.status(), "revoked"));
+    drop(hub_again);
 }
 
 fn records_that_are_not_signed_or_not_newer_are_refused_and_nobody_is_touched(world: &World) {

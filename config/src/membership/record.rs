@@ -105,10 +105,13 @@ impl Record {
         self.kind == RecordKind::Hub
     }
 
-    /// The record that ends this membership.
+    /// The record that ends this membership: short, for it is also sent to who has no session any more.
     #[must_use]
     pub fn revocation(&self, serial: u64) -> Self {
-        Self { serial, revoked: true, ..self.clone() }
+        // No hub's record is without an endpoint.
+        let endpoints = if self.is_hub() { self.endpoints.clone() } else { Vec::new() };
+        let (hubs, networks) = Default::default();
+        Self { serial, revoked: true, hubs, networks, endpoints, ..self.clone() }
     }
 
     /// What is wrong with it, whatever its overlay.

@@ -9,7 +9,7 @@ use crate::control::Request;
 use crate::control::server::{Call, ControlSocket};
 use crate::control::{client, leaf};
 use crate::exit::Failure;
-use crate::gossip::Gossip;
+use crate::gossip::{Gossip, Heard};
 use crate::members::Members;
 use crate::node::NodeSide;
 use crate::pulse::{GLANCE, Pulses};
@@ -240,6 +240,7 @@ pub async fn run(
         failures,
     };
     daemon.start_workers()?;
+    daemon.answer_revoked();
     let server = tokio::task::spawn_local(async move { control.serve(calls).await });
     // Exactly this, alone on a line: programs wait for it.
     eprintln!("ready");
@@ -409,7 +410,7 @@ impl Daemon {
                 .warnings
                 .iter()
                 .cloned()
-                .chain(self.members.warnings())
+                .chain(self.members.warnings(Instant::now()))
                 .chain(self.node.iter().flat_map(NodeSide::warnings))
                 .chain((!self.healthy.load(Relaxed)).then(thread_hangs))
                 .collect(),
@@ -528,7 +529,7 @@ impl Daemon {
 
     /// What the engine has to tell.
     async fn handle_events(&mut self, out: &mut Output) {
-        let (mut records, mut greeted) = (Vec::new(), false);
+        let (mut records, mut refused, mut greeted) = (Vec::<(_, Vec<u8>)>::new(), Vec::new(), false);
         for event in std::iter::from_fn(|| self.engine.poll_event()).take(EVENTS_AT_ONCE) {
             match event {
                 Event::PathChanged { peer, via, emergency } => {
@@ -557,12 +558,19 @@ impl Daemon {
                 }
                 Event::Membership { public_key, bytes } if self.keeps_records(&public_key) => {
                     if let Some(book) = self.members.book() {
-                        let record = self.gossip.heard(Instant::now(), book, public_key, &bytes);
-                        records.extend(record.map(|record| (public_key, record.to_vec())));
+                        match self.gossip.heard(Instant::now(), book, public_key, &bytes) {
+                            Some(Heard::Record(record)) => records.push((Some(public_key), record.to_vec())),
+                            Some(Heard::Refused(claim)) => refused.push((public_key, claim.to_vec())),
+                            None => {}
+                        }
                     }
                 }
+                Event::Notice { record } => records.push((None, record)),
                 Event::Greeted { .. } | Event::Membership { .. } => {}
             }
+        }
+        for (from, claim) in refused {
+            self.hear_refused(&from, &claim);
         }
         if greeted {
             self.compare_records();

@@ -4,6 +4,7 @@
 //! ```text
 //! to compare:    digest → listings of the ranges that differ → the records that are missing there, and a wish for those missing here
 //! at a change:   the record itself, to everybody but where it came from; who knows it already hands it on no further
+//! at a refusal:  the record that was refused and why, from a hub to who handed it on and to whose place it claims
 //! ```
 //!
 //! Nothing of it is acknowledged. So two compare at hello, a moment after a record was handed on, when something could not be sent,
@@ -38,6 +39,19 @@ const DIGEST: u8 = 1;
 const LISTING: u8 = 2;
 const WANTED: u8 = 3;
 const RECORD: u8 = 4;
+const REFUSED: u8 = 5;
+
+/// A peer is told at this pace at most what was refused.
+const REFUSED_PACE: Duration = Duration::from_secs(1);
+
+/// What a peer has told that others have to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard<'a> {
+    /// A record.
+    Record(&'a [u8]),
+    /// One that it has refused, and why.
+    Refused(&'a [u8]),
+}
 
 /// What is to be told to whom.
 #[derive(Debug, Default)]
@@ -56,6 +70,8 @@ struct Partner {
     compare: Option<Instant>,
     /// When a digest of its was answered.
     answered: Option<Instant>,
+    /// When it was told of a record that was refused.
+    refused: Option<Instant>,
 }
 
 impl Gossip {
@@ -99,14 +115,23 @@ impl Gossip {
         }
     }
 
-    /// A peer has told something: the record in it, if it is one.
+    /// A record was refused: `peer` is to know.
+    pub fn refused(&mut self, now: Instant, peer: [u8; 32], claim: &[u8]) {
+        let partner = self.partners.entry(peer).or_default();
+        if partner.refused.is_none_or(|at| now.saturating_duration_since(at) >= REFUSED_PACE) {
+            partner.refused = Some(now);
+            self.tell(now, peer, REFUSED, claim);
+        }
+    }
+
+    /// A peer has told something: the record in it, if there is one.
     pub fn heard<'a>(
         &mut self,
         now: Instant,
         book: &Book,
         peer: [u8; 32],
         bytes: &'a [u8],
-    ) -> Option<&'a [u8]> {
+    ) -> Option<Heard<'a>> {
         let (kind, body) = bytes.split_first()?;
         match *kind {
             DIGEST => {
@@ -136,7 +161,8 @@ impl Gossip {
                     self.tell(now, peer, RECORD, &record.to_bytes());
                 }
             }
-            RECORD => return Some(body),
+            RECORD => return Some(Heard::Record(body)),
+            REFUSED => return Some(Heard::Refused(body)),
             // Of a later version.
             _ => {}
         }
@@ -268,7 +294,7 @@ mod tests {
             while let Some((_, bytes)) = from.next() {
                 told += 1;
                 assert!(bytes.len() <= MAX_MEMBERSHIP);
-                if let Some(bytes) = to.heard(now, book, [0; 32], &bytes) {
+                if let Some(Heard::Record(bytes)) = to.heard(now, book, [0; 32], &bytes) {
                     book.merge(&SignedRecord::from_bytes(bytes).unwrap());
                 }
             }

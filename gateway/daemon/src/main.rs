@@ -1,5 +1,6 @@
 //! overlay-gw: a userspace overlay gateway for the servers of a cluster. Reads the command line and dispatches.
 
+mod claims;
 mod cli;
 mod client;
 mod config_file;

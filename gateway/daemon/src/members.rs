@@ -1,6 +1,7 @@
 //! The signed members of the overlay, as this host knows them: read at the start, merged with what comes by command or from other
 //! gateways, and kept in the state folder, so that the next start needs neither.
 
+use crate::claims::{Claim, Claims};
 use crate::config_file::{Origin, in_words};
 use crate::exit::Failure;
 use crate::state::StateFolder;
@@ -10,6 +11,7 @@ use overlay_config::membership::{
     Applied, Book, Merge, RECORDS_FILE, Record, RecordLines, SignedRecord, Standing,
 };
 use serde::{Deserialize, Serialize};
+use std::time::Instant;
 
 /// The members that records name, and where they are kept.
 #[derive(Clone, Debug)]
@@ -23,6 +25,8 @@ pub struct Members {
     disagreements: Vec<Warning>,
     /// More is known than is kept.
     unkept: bool,
+    /// What was refused lately, here or by others, that the operator should know.
+    pub claims: Claims,
 }
 
 /// What became of one record, as `peer add --json` says it.
@@ -58,6 +62,7 @@ impl Members {
             unread: Vec::new(),
             disagreements: Vec::new(),
             unkept: false,
+            claims: Claims::default(),
         };
         members.reopen(config, origin);
         members
@@ -143,8 +148,14 @@ impl Members {
     }
 
     /// What the operator should know.
-    pub fn warnings(&self) -> impl Iterator<Item = Warning> + '_ {
-        self.unread.iter().chain(&self.disagreements).cloned()
+    pub fn warnings(&self, now: Instant) -> impl Iterator<Item = Warning> + '_ {
+        self.unread.iter().chain(&self.disagreements).cloned().chain(self.claims.warnings(now))
+    }
+
+    /// Of these records those that would be refused, one after the other.
+    pub fn refused(&self, records: &[SignedRecord]) -> Vec<Claim> {
+        let Some(mut book) = self.book.clone() else { return Vec::new() };
+        records.iter().filter_map(|record| Claim::of(record, &book.merge(record))).collect()
     }
 
     /// The book, for the engine: what to hand on to other gateways. `None` when membership is by file.
@@ -413,7 +424,7 @@ mod tests {
         other.overlay.signing_key = Some(SigningKey::from_bytes([1; 32]).public());
         members.reopen(&other, &origin);
         assert_eq!(names(&other, &mut members), [""; 0]);
-        let warnings: Vec<_> = members.warnings().map(|warning| warning.code).collect();
+        let warnings: Vec<_> = members.warnings(Instant::now()).map(|warning| warning.code).collect();
         assert_eq!(warnings, ["records", "no-members"]);
         members.reopen(&file, &origin);
         assert_eq!(names(&file, &mut members), ["cluster-56"], "the right key is back");

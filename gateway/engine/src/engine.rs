@@ -13,6 +13,7 @@ use crate::gateway::{Answer, Gateway, IcmpError};
 use crate::host_side::HostSide;
 use crate::label::{self, Holder, Label, Use};
 use crate::listener::{LiveAddresses, LiveNow, Liveness};
+use crate::notice::Notices;
 use crate::output::Output;
 use crate::packet::ipv4::{self, Ipv4};
 use crate::packet::{DatagramBatch, PacketBatch, mss};
@@ -81,6 +82,7 @@ pub struct Engine {
     /// A node: the underlay's addresses of this host.
     pub(crate) local: Mutex<Vec<SocketAddr>>,
     pub(crate) events: Events,
+    pub(crate) notices: Notices,
     /// Something has happened after which [`Engine::handle_timeout`] should not wait for its time.
     pub(crate) soon: AtomicBool,
     pub(crate) schedule: Mutex<Schedule>,
@@ -109,6 +111,7 @@ impl Engine {
             unelected: AtomicBool::new(false),
             local: Mutex::default(),
             events: Events::default(),
+            notices: Notices::default(),
             soon: AtomicBool::new(false),
             schedule: Mutex::new(Schedule::new(now)),
             guard: ArcSwap::from_pointee(HandshakeGuard::new(&identity, handshake_limit(&table.settings))),
@@ -347,12 +350,16 @@ impl Engine {
                     purpose = held.map_or(purpose, |(_, purpose)| purpose);
                     held.map(|(peer, _)| peer).ok_or(DropReason::NotWireguard)
                 }
-                Admission::Initiation(key) => table.by_key(&key).ok_or(DropReason::UnknownPeer),
+                Admission::Initiation(key) => table.by_key(&key).ok_or_else(|| {
+                    self.answer_revoked(now, &key, (from, datagram.len()), &mut out.net);
+                    DropReason::UnknownPeer
+                }),
                 Admission::Cookie(len) => {
                     out.net.push(from, reply.get(..len).unwrap_or_default());
                     Err(DropReason::UnderLoad)
                 }
                 Admission::UnderLoad => Err(DropReason::UnderLoad),
+                Admission::Invalid if !is_hub && self.is_notice(now, from, datagram) => continue,
                 Admission::Invalid => Err(DropReason::NotWireguard),
             };
             let peer = match peer {

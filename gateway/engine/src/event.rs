@@ -56,6 +56,11 @@ pub enum Event {
     },
     /// Two nodes have one address, or a node has one that is not for it to have; it has lasted for a while.
     AddressConflict(Conflict),
+    /// A hub does not know this node's key any more, and has sent the signed record that says why. Nothing of it is verified.
+    Notice {
+        /// As it came.
+        record: Vec<u8>,
+    },
     /// Signed records, or what is known of them, from a peer.
     Membership {
         /// Whose session they came out of.

@@ -22,6 +22,7 @@ mod host_side;
 mod hub_side;
 pub mod label;
 pub mod listener;
+mod notice;
 mod output;
 pub mod packet;
 pub mod peer;

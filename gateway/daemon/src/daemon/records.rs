@@ -1,6 +1,7 @@
 //! Signed records: handed over by command, arriving through the overlay, and handed on.
 
 use super::Daemon;
+use crate::claims::Claim;
 use crate::exit::Failure;
 use crate::members::{NetworkOutcome, RecordOutcome};
 use overlay_config::Config;
@@ -39,7 +40,15 @@ impl Daemon {
                 "add takes the record that `overlay-gw plan add-node` wrote; one that ends a membership is for `overlay-gw peer remove`",
             ));
         }
-        let outcomes: Vec<RecordOutcome> = self.members.add(&records)?;
+        let added = self.members.add(&records);
+        if added.is_err() {
+            for claim in self.members.refused(&records) {
+                self.tell_refused(None, &claim);
+            }
+            self.tell_now();
+        }
+        let outcomes: Vec<RecordOutcome> = added?;
+        self.answer_revoked();
         for record in &records {
             self.spread(&record.to_bytes(), Some(record.record().public_key.0), None);
         }
@@ -61,15 +70,24 @@ impl Daemon {
     }
 
     /// Takes in signed records that other gateways handed on, and puts in force what follows.
-    pub(super) async fn records_arrived(&mut self, records: &[([u8; 32], Vec<u8>)]) {
+    /// `records`: each with who handed it on, if that was in a session.
+    pub(super) async fn records_arrived(&mut self, records: &[(Option<[u8; 32]>, Vec<u8>)]) {
         let bytes: Vec<&[u8]> = records.iter().map(|(_, bytes)| bytes.as_slice()).collect();
         let outcomes = self.members.merge_from_network(&bytes);
         for (outcome, (from, bytes)) in outcomes.iter().zip(records) {
-            if let NetworkOutcome::Merged(Merge::New | Merge::Newer { .. }) = outcome {
-                let whose = SignedRecord::from_bytes(bytes).ok().map(|record| record.record().public_key.0);
-                self.spread(bytes, whose, Some(from));
+            let (NetworkOutcome::Merged(outcome), Ok(record)) = (outcome, SignedRecord::from_bytes(bytes))
+            else {
+                continue;
+            };
+            if let Merge::New | Merge::Newer { .. } = outcome {
+                self.spread(bytes, Some(record.record().public_key.0), from.as_ref());
+            } else if let Some(claim) = Claim::of(&record, outcome).filter(Claim::is_worse_than_old)
+                && from.is_some()
+            {
+                self.tell_refused(*from, &claim);
             }
         }
+        self.answer_revoked();
         let config = self.members.apply(&self.file);
         if config == self.config {
             return;
@@ -95,6 +113,47 @@ impl Daemon {
                 self.records_wait = true;
             }
         }
+    }
+
+    /// Tells who has handed a record on that was refused here, and whose place it claims: through the overlay if that is somebody else.
+    fn tell_refused(&mut self, presenter: Option<[u8; 32]>, claim: &Claim) {
+        let now = Instant::now();
+        let Some(book) = self.members.book() else { return };
+        let own = self.config.private_key().map(|key| key.public());
+        let concerned: Vec<_> = claim.concerns(book).map(|member| member.public_key).collect();
+        for key in concerned {
+            if Some(key) == own {
+                self.members.claims.against(now, self.config.name(), "this host", claim);
+            } else if self.keeps_records(&key.0) {
+                self.gossip.refused(now, key.0, &claim.to_bytes());
+            }
+        }
+        if let Some(presenter) = presenter {
+            self.gossip.refused(now, presenter, &claim.to_bytes());
+        }
+    }
+
+    /// A gateway has refused a record: one of ours, or one that claims our place. Only hubs are believed.
+    pub(super) fn hear_refused(&mut self, from: &[u8; 32], claim: &[u8]) {
+        let Some(hub) = self.config.hubs.iter().find(|hub| hub.public_key.0 == *from) else { return };
+        let (Some(claim), Some(own)) = (Claim::from_bytes(claim), self.config.private_key()) else { return };
+        let (now, by, own) = (Instant::now(), format!("`{}`", hub.name), own.public());
+        let ours = self.members.book().is_some_and(|book| claim.concerns(book).any(|m| m.public_key == own));
+        if ours {
+            self.members.claims.against(now, self.config.name(), &by, &claim);
+        } else {
+            self.members.claims.refused(now, &by, &claim);
+        }
+    }
+
+    /// A hub: whoever was revoked and comes back is answered with the record that says so.
+    pub(super) fn answer_revoked(&self) {
+        if self.config.node().is_some() {
+            return;
+        }
+        let records = self.members.book().into_iter().flat_map(|book| book.records());
+        let revoked = records.filter(|record| record.record().revoked);
+        self.engine.set_revoked(revoked.map(|r| (r.record().public_key.0, r.to_bytes())).collect());
     }
 
     /// Ends the sessions of whom `config` does not know any more, before the host is asked for anything: what it refuses must not keep a

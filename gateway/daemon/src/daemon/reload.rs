@@ -36,6 +36,7 @@ impl Daemon {
         self.warnings.retain(|warning| !old.contains(warning));
         self.warnings.extend(file.warnings.iter().map(Warning::from));
         self.file = file;
+        self.answer_revoked();
         Ok(json!({ "changed": changed }))
     }
 

@@ -2,8 +2,8 @@
 
 use crate::packets::udp;
 use crate::world::{Datagram, HUB, World, addr, at, hub, node, private, public, recipe, to_hub, to_node};
-use overlay_engine::DropReason;
 use overlay_engine::peer::tunnel::{Identity, Tunnel, TunnelSettings};
+use overlay_engine::{DropReason, Event};
 use std::time::{Duration, Instant};
 
 /// What `number` would say first to the hub.
@@ -218,4 +218,42 @@ fn secrets_are_not_shown() {
     let mut settings = crate::world::to_node(56);
     settings.preshared_key = Some(overlay_config::PresharedKey::from_bytes([171; 32]));
     assert!(!format!("{settings:?}").contains("171"));
+}
+
+#[test]
+fn a_key_that_was_revoked_is_told_why_and_nobody_can_be_flooded_with_that() {
+    let mut world = World::new();
+    let hub_id = world.engine(HUB, hub(vec![to_node(64)]));
+    let out = world.engine(56, node(56, vec![to_hub(HUB, &[])]));
+    let record = vec![7; 140];
+    world.of(hub_id).set_revoked([(public(56), record.clone())].into());
+    world.settle();
+    let heard: Vec<_> = std::iter::from_fn(|| world.of(out).poll_event()).collect();
+    assert_eq!(heard, [Event::Notice { record: record.clone() }]);
+    assert!(!world.session(out, hub_id));
+    assert_eq!(world.drops(hub_id, DropReason::UnknownPeer), 1);
+    // Not to a member, or a stranger, nor one that is longer than what it answers.
+    for (number, revoked) in [(64, record.clone()), (99, record.clone()), (56, vec![7; 145])] {
+        world.of(hub_id).set_revoked([(public(56), revoked)].into());
+        let knock = Datagram { from: at(200), to: at(HUB), bytes: initiation(number) };
+        world.arrives(hub_id, &knock);
+        let answers = world.intercept();
+        assert!(answers.iter().all(|answer| answer.bytes[0] == 2 && number == 64), "{number}");
+    }
+    // Whoever sends many initiations from the address of somebody else has few of them answered.
+    world.of(hub_id).set_revoked([(public(56), record.clone())].into());
+    let knock = initiation(56);
+    for _ in 0..50 {
+        world.arrives(hub_id, &Datagram { from: at(200), to: at(HUB), bytes: knock.clone() });
+    }
+    let answers = world.intercept();
+    assert!(answers.len() <= 10 && bytes(&answers) <= 10 * 148, "{}", answers.len());
+    // A node hears it from its hub alone, and not without end.
+    let notice = |from| Datagram { from, to: at(56), bytes: [b"ovg\x01".as_slice(), &record].concat() };
+    world.arrives(out, &notice(at(200)));
+    assert_eq!(world.of(out).poll_event(), None);
+    for _ in 0..50 {
+        world.arrives(out, &notice(at(HUB)));
+    }
+    assert!((1..=10).contains(&std::iter::from_fn(|| world.of(out).poll_event()).count()));
 }

@@ -505,17 +505,20 @@ impl Engine {
         if let Some(local) = table.labels.give(now, peer.index, Use::Carries) {
             let label = Label::node(table.own_ordinal().unwrap_or_default(), local);
             link.tunnel.attach(&self.identity, &peer.settings.tunnel(label));
+            link.began(now);
         }
     }
 
-    /// Takes back the labels of a peer that is no member any more.
+    /// Takes back the labels of a peer that is no member any more, or with which nobody speaks.
     pub(crate) fn give_back_labels(&self, now: Instant, table: &Table, link: &mut LinkGuard<'_>) {
         let carries = link.tunnel.label().map(Label::of);
         link.tunnel.detach();
-        if let Kin::Node(node) = &mut link.kin
-            && let Some((_, local)) = node.tries.take()
-        {
-            table.labels.take_back(now, local);
+        if let Kin::Node(node) = &mut link.kin {
+            node.quiet = None;
+            node.paths.rest(now);
+            if let Some((_, local)) = node.tries.take() {
+                table.labels.take_back(now, local);
+            }
         }
         if let Some(Holder::Node { local, .. }) = carries.map(Label::holder) {
             table.labels.take_back(now, local);

@@ -307,6 +307,9 @@ impl Engine {
             schedule.active.clear();
             for peer in table.peers().filter(|peer| peer.settings.kind != PeerKind::Hub) {
                 let mut link = peer.link.lock();
+                if link.tunnel.is_attached() && link.is_idle(now, &peer.settings) {
+                    self.give_back_labels(now, table, &mut link);
+                }
                 if !link.tunnel.is_attached() && link.tunnel.is_wanted() {
                     self.attach(now, table, peer, &mut link);
                 }

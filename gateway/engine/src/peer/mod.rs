@@ -134,6 +134,8 @@ pub struct LinkState {
     pub endpoint: Option<SocketAddr>,
     /// When something authentic last arrived.
     pub last_received: Option<Instant>,
+    /// How many packets there were when last looked, and when there were new ones, or the tunnel got its label.
+    used: (u64, Option<Instant>),
     /// What both have said of themselves; none with a peer that speaks no control messages.
     pub talk: Option<Talk>,
     /// What the peer is to us.
@@ -164,6 +166,10 @@ pub enum Standing {
     /// As far as is known it carries.
     Up,
 }
+
+/// A tunnel that is opened by the first packet is given up after so long without one: no session lives longer without being renewed
+/// (Reject-After-Time, WireGuard paper, section 6.1).
+const IDLE: Duration = Duration::from_secs(180);
 
 /// In place of a hub, where there is none.
 const NO_HUB: PeerIndex = PeerIndex::MAX;
@@ -262,7 +268,8 @@ impl Link {
             _ => Kin::Plain,
         };
         let talk = (!matches!(kin, Kin::Plain)).then(Talk::default);
-        let state = LinkState { tunnel, endpoint: peer.endpoint, last_received: None, talk, kin };
+        let state =
+            LinkState { tunnel, endpoint: peer.endpoint, last_received: None, used: (0, None), talk, kin };
         Self {
             state: Mutex::new(state),
             session: AtomicBool::new(false),
@@ -472,6 +479,26 @@ impl LinkState {
 }
 
 impl LinkGuard<'_> {
+    /// The tunnel has got its label.
+    pub fn began(&mut self, now: Instant) {
+        self.state.used.1 = Some(now);
+    }
+
+    /// Whether nobody needs this tunnel: no packet has gone or come for a while, and it need not be kept. What gateways say to each other
+    /// is not counted.
+    pub fn is_idle(&mut self, now: Instant, peer: &PeerSettings) -> bool {
+        let packets = self.link.sent_packets().wrapping_add(self.link.rx_packets.load(Relaxed));
+        let state = &mut *self.state;
+        if packets != state.used.0 {
+            state.used = (packets, Some(now));
+        }
+        let kept = peer.keepalive.is_some() || state.tunnel.is_wanted();
+        // Who speaks no control messages may need its session for keepalives of its own.
+        let needed = matches!(state.kin, Kin::Plain) && state.tunnel.has_session();
+        let recent = state.used.1.is_some_and(|at| now.saturating_duration_since(at) < IDLE);
+        !(kept || needed || recent)
+    }
+
     /// Seals `packet` into a datagram for the peer, or keeps it for a moment when there is no session yet.
     pub fn send(&mut self, now: Instant, packet: &[u8], net: &mut DatagramBatch, drops: &Drops) {
         if !self.state.tunnel.has_session() {

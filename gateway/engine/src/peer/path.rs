@@ -290,6 +290,15 @@ impl Paths {
         }
     }
 
+    /// Nobody needs the peer for now: no way is in use any more, and which of them carry is to be found out anew.
+    pub fn rest(&mut self, now: Instant) {
+        (self.current, self.better, self.moving, self.dark) = (None, None, None, None);
+        for candidate in &mut self.candidates {
+            (candidate.prober, candidate.mtu) = (Prober::new(now), PathMtu::new(now));
+            (candidate.tries, candidate.used) = (0, None);
+        }
+    }
+
     /// The whereabouts that the peer told last.
     #[must_use]
     pub fn told(&self) -> Option<&Whereabouts> {

@@ -2,12 +2,12 @@
 
 use crate::packets::udp;
 use crate::world::{
-    Datagram, NODES, World, addr, at, cluster, cold_cluster, hub, node, to_hub, to_node, to_speaking_hub,
-    to_speaking_node,
+    Datagram, NODES, World, addr, at, cluster, cold_cluster, hub, net, node, to_hub, to_node,
+    to_speaking_hub, to_speaking_node,
 };
-use overlay_engine::DropReason;
 use overlay_engine::peer::path::Way;
 use overlay_engine::peer::{PeerSettings, Sealing};
+use overlay_engine::{DropReason, EngineSettings, RoleSettings};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -358,4 +358,68 @@ fn a_large_overlay_has_sessions_on_demand() {
     world.run(ms(200));
     assert!(world.session(a, b) && world.inbox(b).len() == 1);
     assert_eq!(world.link(hub_id, a).rx_packets, 0);
+}
+
+#[test]
+fn a_session_that_nobody_needs_is_given_up_and_opened_again_by_the_next_packet() {
+    let mut world = World::new();
+    world.engine(1, hub([56, 64].map(|n| to_speaking_node(1, n, Sealing::Never)).into()));
+    let cold = |me, other| PeerSettings { warm: false, ..to_speaking_node(me, other, Sealing::Required) };
+    let a = world.engine(56, node(56, vec![to_speaking_hub(1), cold(56, 64)]));
+    let b = world.engine(64, node(64, vec![to_speaking_hub(1), cold(64, 56)]));
+    world.of(b).set_live(Some(vec![addr(65)]));
+    world.run(ms(3000));
+    for _ in 0..3 {
+        // As long as somebody sends now and then, it stays.
+        for _ in 0..4 {
+            world.send(a, &udp(addr(57), addr(65), b"x"));
+            world.run(ms(200));
+            assert_eq!(world.inbox(b).len(), 1);
+            world.run(Duration::from_secs(100));
+            assert!(world.session(a, b) && world.session(b, a));
+        }
+        world.run(Duration::from_secs(100));
+        assert!(!world.session(a, b) && !world.session(b, a));
+    }
+}
+
+#[test]
+fn who_speaks_with_more_nodes_than_there_are_labels_speaks_with_all_of_them_in_time() {
+    const NODES: u16 = 1_100;
+    let mut world = World::new();
+    let at = |n: u16| SocketAddr::from(([203, 0, (n >> 8) as u8, n as u8], 51820));
+    let slot = |n: u16| net(&format!("10.1.{}.{}/29", n >> 5, (n & 31) << 3));
+    let peers = (1..=NODES).map(|n| PeerSettings {
+        name: format!("node-{n}"),
+        public_key: key_of(n),
+        slot: Some(slot(n)),
+        networks: vec![slot(n)],
+        endpoint: Some(at(n)),
+        initiates: true,
+        ..PeerSettings { warm: false, ..to_speaking_node(56, 64, Sealing::Required) }
+    });
+    let own = overlay_config::Slot::new(slot(0)).unwrap();
+    let settings = EngineSettings {
+        role: RoleSettings::Node { slot: own, mode: overlay_config::Mode::Tun },
+        overlay: net("10.1.0.0/16"),
+        ..node(56, peers.collect())
+    };
+    let a = world.engine(56, settings);
+    // Nobody is there: each is asked a few times.
+    let mut asked = std::collections::HashSet::new();
+    for n in 1..=NODES {
+        let to = slot(n).network();
+        let to = std::net::Ipv4Addr::from(u32::from(to) + 1);
+        world.send(a, &udp(own.address(), to, b"x"));
+        world.run(ms(500));
+        asked.extend(world.sent.drain(..).map(|datagram| datagram.to));
+    }
+    assert_eq!(asked.len(), usize::from(NODES));
+}
+
+/// The public key of one of many nodes.
+fn key_of(n: u16) -> [u8; 32] {
+    let mut key = [9; 32];
+    key[4..6].copy_from_slice(&n.to_be_bytes());
+    overlay_engine::peer::tunnel::Identity::new(key).public()
 }

@@ -139,13 +139,17 @@ impl Seats {
         places.by_endpoint.insert(endpoint, member);
     }
 
-    /// Forgets all but these: member, ordinal, endpoint.
+    /// Forgets all but these: member, ordinal, endpoint. Of two that have confirmed one endpoint, that is still whose it was: the
+    /// last one's.
     pub fn replace(&self, seats: impl Iterator<Item = (PeerIndex, u16, SocketAddr)>) {
         let mut places = self.0.write();
-        *places = Places::default();
+        let Places { by_endpoint: before, .. } = std::mem::take(&mut *places);
         for (member, ordinal, endpoint) in seats {
             places.by_ordinal.insert(ordinal, (member, endpoint));
-            places.by_endpoint.insert(endpoint, member);
+            let holder = places.by_endpoint.entry(endpoint).or_insert(member);
+            if before.get(&endpoint) == Some(&member) {
+                *holder = member;
+            }
         }
     }
 
@@ -252,7 +256,14 @@ mod tests {
         assert_eq!(seats.between(at(4), 8), Ok((1, at(3))));
         assert_eq!(seats.between(at(9), 8), Err(DropReason::RelayUnconfirmed));
         assert_eq!(seats.between(at(4), 9), Err(DropReason::RelayAbsent));
+        // A reload changes nothing of that, in whatever order the members come.
+        seats.set(1, 7, at(3));
+        for members in [[(1, 7, at(3)), (2, 8, at(3))], [(2, 8, at(3)), (1, 7, at(3))]] {
+            seats.replace(members.into_iter());
+            assert_eq!((seats.member(at(3)), seats.between(at(3), 8)), (Some(1), Ok((1, at(3)))));
+        }
         seats.replace([(2, 8, at(3))].into_iter());
+        assert_eq!(seats.member(at(3)), Some(2), "the other is gone");
         assert_eq!((seats.member(at(4)), seats.place(8), seats.place(7)), (None, Some((2, at(3))), None));
     }
 

@@ -6,7 +6,6 @@ use crate::control::{Claim, Listeners, MAX_CLAIMS};
 use crate::peer::PeerIndex;
 use crate::settings::EngineSettings;
 use ipnet::Ipv4Net;
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -83,6 +82,12 @@ pub enum Belongs {
     Floating,
 }
 
+/// Whether an epoch comes after another, as serial numbers do (RFC 1982, section 3.2): there is a later one to each, so that nobody can
+/// claim an address once and for all.
+fn is_later(epoch: u32, other: u32) -> bool {
+    epoch.wrapping_sub(other) as i32 > 0
+}
+
 /// What became of what a node has told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct News {
@@ -138,7 +143,7 @@ impl Shared {
             .map(|address| {
                 let kept = self.claims.iter().find(|claim| claim.address == address);
                 let seen = self.highest.get(&address).copied().unwrap_or(0);
-                kept.copied().unwrap_or(Claim { address, epoch: seen.saturating_add(1) })
+                kept.copied().unwrap_or(Claim { address, epoch: seen.wrapping_add(1) })
             })
             .collect();
         claims.iter().for_each(|claim| self.note_epoch(*claim));
@@ -207,28 +212,41 @@ impl Shared {
         all
     }
 
-    /// Who owns which floating address: a node that can be reached before one that cannot, then the higher epoch, then the
+    /// Who owns which floating address: a node that can be reached before one that cannot, then the later epoch, then the
     /// lower slot.
     pub fn elect<'a>(&self, settings: &EngineSettings, tellers: impl Iterator<Item = Teller<'a>>) -> Owners {
-        let mut best = BTreeMap::new();
-        let mut stand = |claim: &Claim, slot: Ipv4Net, reachable: bool, holder: Holder| {
-            let rank = (reachable, claim.epoch, Reverse(slot.network()));
-            let place = best.entry(claim.address).or_insert((rank, holder));
-            if rank > place.0 {
-                *place = (rank, holder);
-            }
-        };
+        let mut standing = Vec::new();
         if let Some(slot) = settings.slot() {
-            self.claims.iter().for_each(|claim| stand(claim, slot.net(), true, Holder::Own));
+            let own = |claim: &Claim| (claim.address, slot.net().network(), true, claim.epoch, Holder::Own);
+            standing.extend(self.claims.iter().map(own));
         }
         for teller in tellers {
             let Some(told) = self.others.get(teller.public_key) else { continue };
             // The ranges may have changed since it was told.
             for claim in told.claims.iter().filter(|claim| settings.may_hold(teller.slot, claim.address)) {
-                stand(claim, teller.slot, teller.reachable, Holder::Peer(teller.index));
+                let holder = Holder::Peer(teller.index);
+                standing.push((claim.address, teller.slot.network(), teller.reachable, claim.epoch, holder));
             }
         }
-        Owners(best.into_iter().map(|(address, (_, holder))| (address, holder)).collect())
+        // By address and slot, the same for everybody: of more than two claims each may be later than the next.
+        standing.sort_unstable_by_key(|(address, slot, ..)| (*address, *slot));
+        let mut owners: Vec<(Ipv4Addr, Holder)> = Vec::new();
+        let mut best = (false, 0);
+        for (address, _, reachable, epoch, holder) in standing {
+            match owners.last_mut().filter(|(of, _)| *of == address) {
+                Some(owner) => {
+                    let (held, since) = best;
+                    if (reachable, held) == (true, false) || reachable == held && is_later(epoch, since) {
+                        (*owner, best) = ((address, holder), (reachable, epoch));
+                    }
+                }
+                None => {
+                    owners.push((address, holder));
+                    best = (reachable, epoch);
+                }
+            }
+        }
+        Owners(owners)
     }
 
     /// Finds the addresses that are where they should not be. What is told of nodes that cannot be reached counts for nothing.
@@ -306,8 +324,10 @@ impl Shared {
     }
 
     fn note_epoch(&mut self, claim: Claim) {
-        let highest = self.highest.entry(claim.address).or_default();
-        *highest = claim.epoch.max(*highest);
+        let highest = self.highest.entry(claim.address).or_insert(claim.epoch);
+        if is_later(claim.epoch, *highest) {
+            *highest = claim.epoch;
+        }
         if self.highest.len() > MOST_REMEMBERED {
             let Self { highest, claims, others, .. } = self;
             let told = || others.values().flat_map(|told| &told.claims);

@@ -167,3 +167,47 @@ proptest! {
         prop_assert_eq!(elected[0], best.map(|(_, node)| u32::from(node.0)));
     }
 }
+
+#[test]
+fn whoever_claims_the_highest_epoch_that_there_is_has_the_address_only_until_the_next_one_takes_it() {
+    let mut shared = Shared::default();
+    tell(&mut shared, 72, 64, 1, &[], &[(200, 7)]);
+    tell(&mut shared, 72, 56, 1, &[], &[(200, 7 + i32::MAX as u32)]);
+    assert_eq!(owner(&shared, 72, &[]), Some(Holder::Peer(56)), "as late as one can be");
+    shared.set_device(&settings(72), &[addr(73), addr(200)]);
+    assert_eq!(owner(&shared, 72, &[]), Some(Holder::Own));
+    for epoch in [u32::MAX, 0, u32::MAX / 2] {
+        let mut shared = Shared::default();
+        tell(&mut shared, 72, 56, 1, &[], &[(200, epoch)]);
+        shared.set_device(&settings(72), &[addr(73), addr(200)]);
+        assert_eq!(owner(&shared, 72, &[]), Some(Holder::Own), "{epoch}");
+        // And from this one.
+        let next = shared.told().claims().next().unwrap().epoch;
+        tell(&mut shared, 72, 64, 1, &[], &[(200, next.wrapping_add(1))]);
+        assert_eq!(owner(&shared, 72, &[]), Some(Holder::Peer(64)), "{epoch}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn all_see_the_same_owner_whatever_is_claimed(epochs in prop::array::uniform3(any::<u32>()), far in any::<bool>()) {
+        // Each may be later than the next.
+        let epochs = if far { [0, 1 << 30, 3 << 30].map(|n: u32| n.wrapping_add(epochs[0])) } else { epochs };
+        let seen = |me: u8| {
+            let mut shared = Shared::default();
+            for n in (0..3).rev() {
+                if NODES[n] == me {
+                    shared.claims = vec![Claim { address: addr(200), epoch: epochs[n] }];
+                } else {
+                    tell(&mut shared, me, NODES[n], 1, &[], &[(200, epochs[n])]);
+                }
+            }
+            match owner(&shared, me, &[]) {
+                Some(Holder::Own) => u32::from(me),
+                Some(Holder::Peer(index)) => index,
+                None => 0,
+            }
+        };
+        prop_assert_eq!([seen(64), seen(72)], [seen(56); 2]);
+    }
+}

@@ -139,7 +139,8 @@ impl Whereabouts {
 pub struct Claim {
     /// The address.
     pub address: Ipv4Addr,
-    /// One more than the highest that its node knew of when the address appeared: of two claims the higher stands.
+    /// One more than the latest that its node knew of when the address appeared: of two claims the later stands (as serial numbers,
+    /// RFC 1982).
     pub epoch: u32,
 }
 

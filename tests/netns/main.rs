@@ -24,6 +24,7 @@ mod mtu;
 mod paths;
 mod reload;
 mod service_manager;
+mod signed;
 mod tap;
 
 fn main() -> ExitCode {
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         left_behind::cases(),
         members::cases(),
         membership::cases(),
+        signed::cases(),
         mtu::cases(),
         paths::cases(),
         many::cases(),

@@ -5,9 +5,10 @@ use crate::world::{
     Datagram, NODES, World, addr, at, cluster, cold_cluster, hub, net, node, to_hub, to_node,
     to_speaking_hub, to_speaking_node,
 };
+use overlay_engine::packet::DatagramBatch;
 use overlay_engine::peer::path::Way;
 use overlay_engine::peer::{PeerSettings, Sealing};
-use overlay_engine::{DropReason, EngineSettings, RoleSettings};
+use overlay_engine::{DropReason, EngineSettings, Output, RoleSettings};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -358,6 +359,42 @@ fn a_large_overlay_has_sessions_on_demand() {
     world.run(ms(200));
     assert!(world.session(a, b) && world.inbox(b).len() == 1);
     assert_eq!(world.link(hub_id, a).rx_packets, 0);
+}
+
+#[test]
+fn a_member_that_sends_without_any_regard_is_held_back_and_the_others_are_not() {
+    let mut c = cluster(1);
+    let (a, b, hub) = (c.nodes[0], c.nodes[1], c.hubs[0]);
+    let sealed = |world: &mut World, from, source, to| {
+        world.queue(from, &[udp(addr(source), addr(to), b"x")]);
+        let mut datagram = world.intercept().remove(0);
+        // The hub does not look inside.
+        datagram.bytes.resize(1_400, 7);
+        datagram
+    };
+    let datagrams = [sealed(&mut c.world, a, 57, 65), sealed(&mut c.world, b, 65, 57)];
+    let now = c.world.now;
+    let mut out = Output::for_batch(1 << 16, 64);
+    let mut forwarded = |world: &World, datagram: &Datagram, now, count: usize| {
+        let mut batch = DatagramBatch::with_capacity(1 << 16, 40);
+        while batch.len() < 40 {
+            assert!(batch.push(datagram.from, &datagram.bytes));
+        }
+        let mut passed = 0;
+        for _ in 0..count / 40 {
+            out.clear();
+            world.of(hub).handle_underlay(now, &batch, &mut out);
+            passed += out.net.len();
+        }
+        passed
+    };
+    // 64 MB at once, and then 1.25 GB a second.
+    let burst = 64_000_000 / 1_400;
+    assert_eq!(forwarded(&c.world, &datagrams[0], now, 50_000), burst);
+    assert_eq!(c.world.drops(hub, DropReason::RelayLimited), (50_000 - burst) as u64);
+    assert_eq!(forwarded(&c.world, &datagrams[1], now, 400), 400, "another member has a budget of its own");
+    let later = forwarded(&c.world, &datagrams[0], now + ms(10), 20_000);
+    assert!((8_900..9_000).contains(&later), "{later}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What `plan` makes, as it is shipped: packs with signed records, faults, and a start without anybody to ask.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::thread;
@@ -12,13 +13,14 @@ use overlay_tests::harness::{Case, program};
 use overlay_tests::node::Node;
 use overlay_tests::overlay::{HUB, SECOND_HUB};
 use overlay_tests::process::Process;
-use overlay_tests::wait::until;
+use overlay_tests::wait::{holds_for, until};
 use overlay_tests::world::World;
 
 pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, nodes_start_without_any_hub_from_their_own_disk),
         case!(functional, a_rebuilt_node_is_reached_by_a_third_that_was_there_all_the_time),
+        case!(functional, a_revocation_counts_at_once_even_when_the_host_refuses_what_follows_from_it),
         case!(functional, status_that_is_watched_shows_what_changes),
         case!(timed, a_hub_of_signed_packs_that_is_killed_costs_at_most_one_beat),
     ]
@@ -109,6 +111,38 @@ fn a_rebuilt_node_is_reached_by_a_third_that_was_there_all_the_time(world: &Worl
     rebuilt.wait_session("cluster-2");
     two.reaches("172.16.8.57");
     new.reaches("172.16.8.65");
+}
+
+fn a_revocation_counts_at_once_even_when_the_host_refuses_what_follows_from_it(world: &World) {
+    let hubs = [world.node(HUB, 1), world.node(SECOND_HUB, 2)];
+    let [one, two] = [world.node("cluster-1", 56), world.node("cluster-2", 64)];
+    let packs = Packs::new(world, &hubs[0], "--node cluster-1=56 --node cluster-2=64");
+    let hub = Gateway::hub(&hubs[0], &packs.config(HUB));
+    let second = Gateway::up(&two, &packs.config("cluster-2"));
+    // The first has a route through the second, by its own file.
+    let file = packs.config("cluster-1");
+    let text = fs::read_to_string(&file).unwrap();
+    let key = second.status().0["public_key"].as_str().unwrap().to_owned();
+    let peer = format!(
+        "[[peers]]\nname = \"cluster-2\"\npublic_key = \"{key}\"\nallowed_ips = [\"10.50.0.0/24\"]\n"
+    );
+    fs::write(&file, format!("{text}\n{peer}")).unwrap();
+    let first = Gateway::up(&one, &file);
+    first.wait_session(HUB);
+    let route = || one.ok("ip route show 10.50.0.0/24");
+    assert!(route().contains("Overlay"), "{}", route());
+    // What is ours on the host cannot be written down any more: so nothing of it may be changed.
+    let folder = "/var/lib/overlay-gw/Overlay";
+    one.ok(&format!("mount --bind {folder} {folder}"));
+    one.ok(&format!("mount -o remount,ro,bind {folder}"));
+    let line = format!("plan revoke --out {} --node cluster-2 --json", packs.out.display());
+    let record = client(&hubs[0], &line).exits(0).json()["record"].as_str().unwrap().to_owned();
+    hub.client(&format!("peer remove {record}")).exits(0);
+    until("it is out", || !knows(&first.status(), "cluster-2"));
+    holds_for(Duration::from_secs(2), "the host refuses", || route().contains("Overlay"));
+    one.ok(&format!("mount -o remount,rw,bind {folder}"));
+    until("the host follows", || route().is_empty());
+    assert!(first.status().session(HUB));
 }
 
 fn status_that_is_watched_shows_what_changes(world: &World) {

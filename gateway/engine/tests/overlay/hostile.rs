@@ -1,7 +1,11 @@
 //! What strangers and broken networks send: replays, corruption, floods.
 
 use crate::packets::udp;
-use crate::world::{Datagram, HUB, World, addr, at, hub, node, private, public, recipe, to_hub, to_node};
+use crate::world::{
+    Datagram, HUB, World, addr, at, hub, node, private, public, recipe, to_hub, to_node, to_speaking_node,
+};
+use overlay_engine::control::{self, Capabilities, Header, Message};
+use overlay_engine::peer::Sealing;
 use overlay_engine::peer::tunnel::{Identity, Tunnel, TunnelSettings};
 use overlay_engine::{DropReason, Event};
 use std::time::{Duration, Instant};
@@ -256,4 +260,27 @@ fn a_key_that_was_revoked_is_told_why_and_nobody_can_be_flooded_with_that() {
         world.arrives(out, &notice(at(HUB)));
     }
     assert!((1..=10).contains(&std::iter::from_fn(|| world.of(out).poll_event()).count()));
+}
+
+#[test]
+fn a_member_that_says_that_hardly_anything_passes_has_its_packets_cut_no_smaller_than_1200() {
+    let mut world = World::new();
+    let hub_id = world.engine(HUB, hub(vec![to_speaking_node(HUB, 56, Sealing::Never)]));
+    let liar = world.plain(56, HUB);
+    world.settle();
+    let mut sequence = 0;
+    let mut say = |world: &mut World, message: Message<'_>| {
+        sequence += 1;
+        let mut packet = vec![0; control::MAX_MESSAGE];
+        let len = control::write(Header { epoch: 7, sequence }, &message, &mut packet).unwrap();
+        packet.truncate(len);
+        world.send(liar, &packet);
+    };
+    say(&mut world, Message::Hello { capabilities: Capabilities::PROBES, seen: 0 });
+    for (told, taken) in [(1_300, 1_300), (1, 1_200), (576, 1_200), (u16::MAX, u16::MAX)] {
+        say(&mut world, Message::Probe { number: told.into(), mtu: Some(told) });
+        assert_eq!(world.link(hub_id, liar).mtu, Some(taken), "{told}");
+    }
+    say(&mut world, Message::Probe { number: 9, mtu: None });
+    assert_eq!(world.link(hub_id, liar).mtu, None);
 }

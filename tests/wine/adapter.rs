@@ -56,6 +56,13 @@ fn panic_in_a_worker_leaves_the_session(world: &World) {
         !windows.doubles.join("panic").exists()
     });
     up.wait_stderr(Duration::from_secs(10), |line| line.contains("starting the packet path again"));
+    // What panicked, where, and what it said, as a line of the log.
+    let told = |line: &String| {
+        ["ERROR", "thread packets-", "doubles.rs:", "a test has asked for it"]
+            .iter()
+            .all(|word| line.contains(word))
+    };
+    assert!(up.stderr().iter().any(told), "{:?}", up.stderr());
     windows.node.reaches("172.16.8.56");
     assert_eq!(windows.count_wintun("session"), 1, "{:?}", windows.wintun());
     assert_eq!(windows.count_wintun("end"), 0, "{:?}", windows.wintun());

@@ -19,6 +19,7 @@ use crate::wine::{WineNode, windows_path};
 pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, service_is_installed_runs_stops_and_leaves_nothing),
+        case!(functional, panic_of_the_service_is_in_its_log),
         case!(functional, purge_takes_the_key_also_when_a_foreign_address_keeps_the_adapter),
         case!(functional, a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed),
         case!(functional, installer_installs_upgrades_and_leaves_nothing),
@@ -56,6 +57,24 @@ fn service_is_installed_runs_stops_and_leaves_nothing(world: &World) {
     assert_eq!(windows.held(), Vec::<serde_json::Value>::new());
     windows.wait_wintun("close Overlay remove", 1);
     assert!(!windows.drive_c("ProgramData/overlay-gw").exists());
+}
+
+fn panic_of_the_service_is_in_its_log(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    windows.run("service install --slot 56").exits(0);
+    windows.run("service start").exits(0);
+    std::fs::write(windows.doubles.join("panic"), "").unwrap();
+    let file = windows.drive_c("ProgramData/overlay-gw/logs/overlay-gw.log");
+    let log = || std::fs::read_to_string(&file).unwrap();
+    until("the panic has happened", || {
+        let _ = windows.node.pings("172.16.8.56");
+        log().contains("starting the packet path again")
+    });
+    for word in ["thread packets-", "doubles.rs:", "a test has asked for it"] {
+        assert!(log().contains(word), "{word}: {}", log());
+    }
+    windows.node.reaches("172.16.8.56");
+    windows.run("service uninstall --purge").exits(0);
 }
 
 fn purge_takes_the_key_also_when_a_foreign_address_keeps_the_adapter(world: &World) {

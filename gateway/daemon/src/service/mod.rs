@@ -33,6 +33,8 @@ pub enum HostEvent {
     AdapterLost = 10,
     /// The packet path is there again.
     PathRestored = 11,
+    /// A thread has panicked: a bug.
+    Panicked = 13,
 }
 
 /// Runs `work` on this thread. The packet path has threads of its own: this one only decides.

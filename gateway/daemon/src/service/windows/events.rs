@@ -32,6 +32,7 @@ pub fn write(event: HostEvent, what: &str) {
     let kind = match event {
         HostEvent::Ready | HostEvent::Stopping | HostEvent::PathRestored => EVENTLOG_INFORMATION_TYPE,
         HostEvent::AdapterLost => EVENTLOG_WARNING_TYPE,
+        HostEvent::Panicked => EVENTLOG_ERROR_TYPE,
     };
     report(kind, event as u32, what);
 }

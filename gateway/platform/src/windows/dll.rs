@@ -39,6 +39,9 @@ const NAME: &str = "wintun.dll";
 /// Who signs it.
 const SIGNER: &str = "WireGuard LLC";
 
+/// The oldest release that is used: 0.14 has other functions than those before, and 0.14.1 mends it (Wintun's release notes).
+const OLDEST: Version = Version([0, 14, 1]);
+
 /// SHA-256 of the files of release 0.14.1, x86-64 and ARM64, with which this program was made. They are taken as they
 /// are, also by a host that lacks the certificates to check a signature.
 const KNOWN: [&str; 2] = [
@@ -84,8 +87,9 @@ impl Dll {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         // Nobody can change or replace it between the check and the loading.
         let held = fs::OpenOptions::new().read(true).share_mode(FILE_SHARE_READ).open(path).map_err(named)?;
-        let signature = check(path).map_err(named)?;
-        let version = version(path).unwrap_or_else(|| "unknown".to_owned());
+        let version = version(path);
+        let signature = check(path, version).map_err(named)?;
+        let version = version.map_or_else(|| "unknown".to_owned(), |version| version.to_string());
         let flags = LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR | LOAD_LIBRARY_SEARCH_SYSTEM32;
         // SAFETY: the file was checked: it is the library that this program was made for, or its makers signed it.
         let library = unsafe { libloading::os::windows::Library::load_with_flags(path, flags) };
@@ -98,24 +102,34 @@ impl Dll {
     }
 }
 
-/// What would be loaded, without loading it.
-///
-/// # Errors
-/// When it is not there or not the real one.
-pub fn facts() -> io::Result<DllFacts> {
-    let path = beside_the_program();
-    let signature = check(&path)?;
-    let version = version(&path).unwrap_or_else(|| "unknown".to_owned());
-    Ok(DllFacts { path, version, signature })
-}
-
 fn beside_the_program() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     program.parent().unwrap_or(Path::new("")).join(NAME)
 }
 
-/// Whose the file is, in words.
-fn check(path: &Path) -> io::Result<String> {
+/// A release of the library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Version([u32; 3]);
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self([major, minor, patch]) = self;
+        write!(f, "{major}.{minor}.{patch}")
+    }
+}
+
+/// Refuses a release before [`OLDEST`], and one that does not say which it is.
+fn check_version(version: Option<Version>) -> io::Result<()> {
+    let found = match version {
+        Some(version) if version >= OLDEST => return Ok(()),
+        Some(version) => format!("it is version {version}"),
+        None => "it does not say its version".to_owned(),
+    };
+    Err(refused(format!("{found}, and {OLDEST} or newer is needed")))
+}
+
+/// Whose the file is, in words; refused when it is nobody's that we know, or too old.
+fn check(path: &Path, version: Option<Version>) -> io::Result<String> {
     let bytes = fs::read(path)?;
     let digest = sha2::Sha256::digest(&bytes);
     let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -123,7 +137,10 @@ fn check(path: &Path) -> io::Result<String> {
         return Ok(format!("{SIGNER} (the file that this program was made with)"));
     }
     match signer(path) {
-        Ok(signer) if signer == SIGNER => Ok(format!("{signer} (signature checked)")),
+        Ok(signer) if signer == SIGNER => {
+            check_version(version)?;
+            Ok(format!("{signer} (signature checked)"))
+        }
         Ok(other) => Err(refused(format!("it is signed by {other}, not by {SIGNER}"))),
         Err(_) if super::doubles::accepts_unsigned() => Ok("none: a double for tests".to_owned()),
         Err(error) => Err(refused(format!("its signature does not hold: {error}"))),
@@ -196,8 +213,8 @@ unsafe fn signer_name(data: &WINTRUST_DATA) -> io::Result<String> {
     }
 }
 
-/// The version in the file's resources: `0.14.1`.
-fn version(path: &Path) -> Option<String> {
+/// The version in the file's resources.
+fn version(path: &Path) -> Option<Version> {
     let name = wide(path);
     // SAFETY: `name` ends with a zero; `block` is as long as the call is told; what is found lies in it.
     unsafe {
@@ -213,7 +230,7 @@ fn version(path: &Path) -> Option<String> {
         }
         let info = found.cast::<VS_FIXEDFILEINFO>().read_unaligned();
         let (high, low) = (info.dwFileVersionMS, info.dwFileVersionLS);
-        Some(format!("{}.{}.{}", high >> 16, high & 0xffff, low >> 16))
+        Some(Version([high >> 16, high & 0xffff, low >> 16]))
     }
 }
 
@@ -230,5 +247,32 @@ mod tests {
         let error = Dll::load_from(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
         assert!(error.to_string().contains(NAME), "{error}");
+    }
+
+    #[test]
+    fn a_library_before_0_14_1_or_without_a_version_is_refused_with_what_is_needed() {
+        for enough in [[0, 14, 1], [0, 14, 2], [0, 15, 0], [1, 0, 0]] {
+            check_version(Some(Version(enough))).unwrap();
+        }
+        for old in [[0, 14, 0], [0, 13, 9], [0, 8, 1], [0, 0, 0]] {
+            let error = check_version(Some(Version(old))).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            let text = error.to_string();
+            assert!(text.contains(&Version(old).to_string()), "{text}");
+            assert!(text.contains("0.14.1 or newer is needed"), "{text}");
+        }
+        assert!(check_version(None).unwrap_err().to_string().contains("does not say"));
+    }
+
+    #[test]
+    fn the_version_is_read_from_the_files_resources() {
+        // Stands for the driver's library: Wine's own libraries have such resources as well.
+        let system = std::env::var_os("SystemRoot").unwrap();
+        let library = Path::new(&system).join("system32").join("ntdll.dll");
+        assert!(version(&library).unwrap() > Version([0, 0, 0]));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        fs::write(&path, "not a library").unwrap();
+        assert_eq!(version(&path), None);
     }
 }

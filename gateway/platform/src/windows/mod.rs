@@ -30,7 +30,7 @@ mod doubles;
 pub use crate::change::intended_on_windows as intended;
 pub use boot::{boot_id, check_kernel};
 pub use device::TunDevice;
-pub use dll::{DllFacts, facts as driver_facts};
+pub use dll::DllFacts;
 pub use files::{
     PRIVATE_FIX, create_private_dir, distrust, group_id, is_clear_key, is_private, open_key, private_file,
     seal_file, seal_key,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use overlay_tests::case;
 use overlay_tests::harness::Case;
-use overlay_tests::wait::{until, until_in};
+use overlay_tests::wait::{holds_for, until, until_in};
 use overlay_tests::world::World;
 
 use crate::wine::WineNode;
@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, engine_that_is_killed_leaves_the_adapter_and_the_next_adopts_it),
         case!(functional, panic_in_a_worker_leaves_the_session),
         case!(timed, adapter_that_somebody_removes_comes_back_with_its_addresses),
+        case!(timed, holder_that_does_not_answer_is_no_reason_to_make_the_adapter_again),
         case!(functional, creation_is_tried_again_as_at_boot),
     ]
 }
@@ -86,6 +87,27 @@ fn adapter_that_somebody_removes_comes_back_with_its_addresses(world: &World) {
     for address in ["172.16.8.57/29", "172.16.8.58/29", "172.16.8.59/29"] {
         assert!(windows.held().iter().any(|change| change["net"] == address), "{address}");
     }
+}
+
+fn holder_that_does_not_answer_is_no_reason_to_make_the_adapter_again(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    let mut up = windows.start("up --slot 56");
+    windows.node.reaches("172.16.8.56");
+    // Stopped, as one that hangs: its pipe is there, and nobody answers.
+    windows.signal_holder(Signal::SIGSTOP);
+    up.wait_stderr(Duration::from_secs(15), |line| line.contains("does not answer"));
+    // Addresses are learnt all the same.
+    windows.cluster_addresses(&["172.16.8.60/29"]);
+    holds_for(Duration::from_secs(12), "the gateway answers", || windows.node.pings("172.16.8.56"));
+    assert_eq!(windows.status().listener("172.16.8.60"), Some("host"));
+    windows.signal_holder(Signal::SIGCONT);
+    up.wait_stderr(Duration::from_secs(15), |line| line.contains("can be asked again"));
+    assert!(up.stderr().iter().all(|line| !line.contains("the device failed")), "{:?}", up.stderr());
+    assert_eq!(windows.count_wintun("create"), 1, "{:?}", windows.wintun());
+    assert_eq!(windows.count_wintun("session"), 1, "{:?}", windows.wintun());
+    windows.cluster_addresses(&[]);
+    windows.run("down").exits(0);
+    windows.wait_wintun("close Overlay remove", 1);
 }
 
 fn creation_is_tried_again_as_at_boot(world: &World) {

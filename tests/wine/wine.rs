@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use overlay_tests::config_text::ConfigText;
 use overlay_tests::gateway::Status;
 use overlay_tests::keys::Keys;
@@ -230,6 +232,17 @@ impl WineNode {
             .collect();
         fs::write(&record, kept).unwrap();
         fs::remove_file(self.doubles.join(format!("adapter-{ADAPTER}"))).unwrap();
+    }
+
+    /// Sends a signal to the process that holds the adapter: to Linux it is a process like any other.
+    pub fn signal_holder(&self, signal: Signal) {
+        let holds = |entry: &fs::DirEntry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains("--guid")
+        };
+        let entry = fs::read_dir("/proc").unwrap().flatten().find(holds).expect("the adapter's holder");
+        let process = entry.file_name().to_string_lossy().parse().expect("a process' number");
+        kill(Pid::from_raw(process), signal).unwrap();
     }
 
     /// What plays the cluster: these addresses are on the adapter, whoever asks.

@@ -70,16 +70,31 @@ fn place(name: &str) -> PathBuf {
     pipe::place(&format!("holder-{name}"))
 }
 
-/// Asks the holder of the adapter `name` who it is; `None` when there is none.
-pub async fn about(name: &str) -> Option<About> {
-    ask(name, Ask::About).await.ok()
+/// What is heard from a holder that is asked who it is.
+#[derive(Debug)]
+pub enum Heard {
+    /// It has answered.
+    Holder(About),
+    /// There is a holder, which does not answer: a busy system, or one that hangs. It still has what it had.
+    Nothing(io::Error),
+    /// There is none: the pipe goes with the process.
+    NoHolder,
 }
 
-async fn ask(name: &str, what: Ask) -> io::Result<About> {
+/// Asks the holder of the adapter `name` who it is. It has `patience` for its answer.
+pub async fn about(name: &str, patience: Duration) -> Heard {
+    match ask(name, Ask::About, patience).await {
+        Ok(about) => Heard::Holder(about),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Heard::NoHolder,
+        Err(error) => Heard::Nothing(error),
+    }
+}
+
+async fn ask(name: &str, what: Ask, patience: Duration) -> io::Result<About> {
     let place = place(name);
     let asked = tokio::task::spawn_blocking(move || {
         use std::io::{BufRead, Write};
-        let mut client = pipe::connect(place.as_os_str(), PATIENCE)?;
+        let mut client = pipe::connect(place.as_os_str(), patience)?;
         let mut line = serde_json::to_vec(&what)?;
         line.push(b'\n');
         client.write_all(&line)?;
@@ -100,24 +115,26 @@ pub async fn ensure(name: &str, guid: u128) -> Result<(About, bool), DeviceError
     let mut started = false;
     let (begin, mut said) = (Instant::now(), String::new());
     loop {
-        match about(name).await {
-            Some(about) if about.guid != wanted => {
+        match about(name, PATIENCE).await {
+            Heard::Holder(about) if about.guid != wanted => {
                 // Of another slot: this node was given a new one. Its adapter makes room.
                 end(name).await?;
             }
-            Some(about) if about.holding => return Ok((about, !started)),
-            Some(about) => {
+            Heard::Holder(about) if about.holding => return Ok((about, !started)),
+            Heard::Holder(about) => {
                 if let Some(trouble) = about.trouble.filter(|trouble| *trouble != said) {
                     tracing::info!(adapter = name, trouble, "the adapter is not there yet");
                     said = trouble;
                 }
             }
-            None if started && begin.elapsed() < PATIENCE => {}
-            None if !started => {
+            // Another could not begin beside it.
+            Heard::Nothing(error) => said = format!("the process that holds it does not answer: {error}"),
+            Heard::NoHolder if started && begin.elapsed() < PATIENCE => {}
+            Heard::NoHolder if !started => {
                 start(name, guid).map_err(failed)?;
                 started = true;
             }
-            None => {
+            Heard::NoHolder => {
                 let text =
                     if said.is_empty() { "the process that holds the adapter has ended" } else { &said };
                 return Err(failed(io::Error::other(text.to_owned())));
@@ -183,16 +200,22 @@ fn spawn(program: &Path, name: &str, guid: u128) -> io::Result<()> {
 /// # Errors
 /// When the adapter stays.
 pub async fn end(name: &str) -> Result<bool, HostError> {
-    if ask(name, Ask::End).await.is_err() {
-        return Ok(false);
+    let refused = |source| HostError::Refused { what: format!("remove adapter {name}"), source };
+    match ask(name, Ask::End, PATIENCE).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => {
+            let text = format!(
+                "the process that holds it does not answer ({error})\n    end it by hand, and the adapter goes with it: overlay-gw.exe in {}",
+                places::root().join("holder").display()
+            );
+            return Err(refused(io::Error::new(error.kind(), text)));
+        }
     }
     let begin = Instant::now();
-    while about(name).await.is_some() {
+    while !matches!(about(name, PATIENCE).await, Heard::NoHolder) {
         if begin.elapsed() > REMOVAL {
-            return Err(HostError::Refused {
-                what: format!("remove adapter {name}"),
-                source: io::ErrorKind::TimedOut.into(),
-            });
+            return Err(refused(io::ErrorKind::TimedOut.into()));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

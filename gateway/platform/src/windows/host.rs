@@ -2,6 +2,10 @@
 
 use std::{
     io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -9,7 +13,8 @@ use ipnet::Ipv4Net;
 use windows_sys::Win32::Foundation::{ERROR_FILE_NOT_FOUND, ERROR_NOT_FOUND};
 
 use super::{
-    dns, doubles, holder,
+    dns, doubles,
+    holder::{self, Heard},
     iphelper::{self, Route},
     policy,
 };
@@ -22,10 +27,56 @@ const SETTLING: Duration = Duration::from_secs(15);
 /// Between two tries.
 const PACE: Duration = Duration::from_millis(250);
 
+/// How long the adapter's holder has to say who it is. One that takes longer is not waited for: the adapter is there all the same.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long one has that did not answer before: who asks has packets to look after.
+const NO_PATIENCE: Duration = Duration::from_millis(100);
+
 /// The host around one adapter, which need not exist yet.
 #[derive(Clone, Debug)]
 pub struct Host {
     device: String,
+    creation: Arc<Creation>,
+}
+
+/// Which creation of the adapter its holder has named last.
+#[derive(Debug, Default)]
+struct Creation {
+    /// Its number; 0: none was named.
+    id: AtomicU32,
+    /// The holder has not answered when it was last asked.
+    silent: AtomicBool,
+}
+
+impl Creation {
+    /// The number of the adapter that is there; `None`: no holder of ours has it. A holder that does not answer has what it had: that
+    /// the adapter is gone is told by the holder's end, by the system, or by the session.
+    ///
+    /// # Errors
+    /// When the holder does not answer, and never has.
+    fn after(&self, heard: Heard, device: &str) -> Result<Option<u32>, HostError> {
+        let silent = matches!(heard, Heard::Nothing(_));
+        if self.silent.swap(silent, Relaxed) != silent {
+            match &heard {
+                Heard::Nothing(error) => {
+                    tracing::warn!(%error, device, "the process that holds the adapter does not answer; the adapter is taken to be there as before")
+                }
+                _ => tracing::info!(device, "the process that holds the adapter can be asked again"),
+            }
+        }
+        match heard {
+            Heard::Holder(about) if about.holding => {
+                self.id.store(about.id, Relaxed);
+                Ok(Some(about.id))
+            }
+            Heard::Holder(_) | Heard::NoHolder => Ok(None),
+            Heard::Nothing(source) => match self.id.load(Relaxed) {
+                0 => Err(asked("adapter", source)),
+                id => Ok(Some(id)),
+            },
+        }
+    }
 }
 
 /// A host around the adapter called `device`.
@@ -33,7 +84,7 @@ pub struct Host {
 /// # Errors
 /// Never on Windows.
 pub fn connect_host(device: &str) -> Result<Host, HostError> {
-    Ok(Host { device: device.to_owned() })
+    Ok(Host { device: device.to_owned(), creation: Arc::default() })
 }
 
 impl Host {
@@ -41,6 +92,11 @@ impl Host {
     #[must_use]
     pub fn device_name(&self) -> &str {
         &self.device
+    }
+
+    /// Notes which creation of the adapter somebody else was told of by its holder.
+    pub(super) fn note_creation(&self, id: u32) {
+        self.creation.id.store(id, Relaxed);
     }
 
     fn luid(&self) -> Result<u64, HostError> {
@@ -85,17 +141,20 @@ impl Host {
 
 impl HostNet for Host {
     async fn device(&self) -> Result<Option<DeviceFacts>, HostError> {
-        let about = holder::about(&self.device).await.filter(|about| about.holding);
-        let there = iphelper::luid_of(&self.device);
-        let Some(luid) = there.filter(|_| doubles::host(&self.device).is_none() || about.is_some()) else {
+        let Some(luid) = iphelper::luid_of(&self.device) else { return Ok(None) };
+        let double = doubles::host(&self.device).is_some();
+        let patience = if self.creation.silent.load(Relaxed) { NO_PATIENCE } else { PATIENCE };
+        let id = self.creation.after(holder::about(&self.device, patience).await, &self.device)?;
+        // Under Wine the interface is Linux', and is there without an adapter.
+        if double && id.is_none() {
             return Ok(None);
-        };
+        }
         let (up, mtu) = iphelper::link(luid).unwrap_or((true, 0));
         let held = iphelper::guid_of(luid);
         Ok(Some(DeviceFacts {
-            ifindex: about.map_or(0, |about| about.id),
+            ifindex: id.unwrap_or(0),
             kind: "tun".to_owned(),
-            marked: held.is_some_and(guid::is_ours) || doubles::host(&self.device).is_some(),
+            marked: held.is_some_and(guid::is_ours) || double,
             up,
             attached: false,
             mtu,
@@ -215,4 +274,28 @@ fn route(change: &Change) -> Option<Route> {
 
 fn asked(what: &str, source: io::Error) -> HostError {
     HostError::Refused { what: format!("ask for the {what} of the host"), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::holder::About;
+
+    #[test]
+    fn a_holder_that_does_not_answer_has_what_it_had_and_one_that_has_ended_has_nothing() {
+        let says = |id, holding| {
+            Heard::Holder(About { process: 1, id, guid: String::new(), holding, trouble: None })
+        };
+        let silence = || Heard::Nothing(io::ErrorKind::TimedOut.into());
+        let creation = Creation::default();
+        let after = |heard| creation.after(heard, "Overlay");
+        assert!(after(silence()).is_err(), "nothing is known yet");
+        assert_eq!(after(says(7, false)).unwrap(), None, "it is being made");
+        assert_eq!(after(says(7, true)).unwrap(), Some(7));
+        assert_eq!(after(silence()).unwrap(), Some(7));
+        assert_eq!(after(silence()).unwrap(), Some(7));
+        assert_eq!(after(Heard::NoHolder).unwrap(), None);
+        assert_eq!(after(says(8, true)).unwrap(), Some(8));
+        assert_eq!(after(silence()).unwrap(), Some(8));
+    }
 }

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ipnet::Ipv4Net;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 use super::{
     host::{Host, connect_host},
@@ -40,6 +40,10 @@ pub enum DeviceState {
 pub struct DeviceWatch {
     host: Host,
     told: Arc<Notify>,
+    /// The next look, when nothing tells before.
+    due: Instant,
+    /// A look that goes on when nobody waits for it: its end would never come, were it begun anew each time.
+    looking: Option<JoinHandle<Result<DeviceState, HostError>>>,
     last: Option<DeviceState>,
     went_down: bool,
     _subscriptions: Vec<Subscription>,
@@ -59,19 +63,37 @@ impl DeviceWatch {
         Ok(Self {
             host: connect_host(device)?,
             told,
+            due: Instant::now(),
+            looking: None,
             last: None,
             went_down: false,
             _subscriptions: subscriptions,
         })
     }
 
-    /// Comes back when the adapter is not as it was when its owner last learnt of it.
+    /// Comes back when the adapter is not as it was when its owner last learnt of it. Nothing is lost when it is given up before and
+    /// asked again.
     ///
     /// # Errors
     /// When the host does not say.
     pub async fn next(&mut self) -> Result<DeviceState, HostError> {
         loop {
-            let state = self.query().await?;
+            let Some(look) = &mut self.looking else {
+                tokio::select! {
+                    () = tokio::time::sleep_until(self.due) => {
+                        let host = self.host.clone();
+                        self.looking = Some(tokio::spawn(async move { query(&host).await }));
+                    }
+                    () = self.told.notified() => self.due = self.due.min(Instant::now() + QUIET),
+                }
+                continue;
+            };
+            let seen = look.await;
+            self.looking = None;
+            self.due = Instant::now() + PACE;
+            // It is never stopped, and does not panic.
+            let Ok(state) = seen else { continue };
+            let state = state?;
             if self.last.as_ref() != Some(&state) {
                 if let (Some(DeviceState::Present { up: true, .. }), DeviceState::Present { up: false, .. }) =
                     (&self.last, &state)
@@ -81,25 +103,27 @@ impl DeviceWatch {
                 self.last = Some(state.clone());
                 return Ok(state);
             }
-            if tokio::time::timeout(PACE, self.told.notified()).await.is_ok() {
-                tokio::time::sleep(QUIET).await;
-            }
         }
     }
 
     /// Notes what the owner has seen by asking himself.
     pub fn learnt(&mut self, state: DeviceState) {
+        if let DeviceState::Present { ifindex, .. } = &state {
+            self.host.note_creation(*ifindex);
+        }
         self.last = Some(state);
+        // What it would see may be older.
+        self.looking = None;
     }
 
     /// Whether the link has been down since the last call.
     pub fn take_went_down(&mut self) -> bool {
         std::mem::take(&mut self.went_down)
     }
+}
 
-    async fn query(&self) -> Result<DeviceState, HostError> {
-        let Some(facts) = self.host.device().await? else { return Ok(DeviceState::Gone) };
-        let addresses = self.host.device_addresses().await?;
-        Ok(DeviceState::Present { ifindex: facts.ifindex, up: facts.up, addresses })
-    }
+async fn query(host: &Host) -> Result<DeviceState, HostError> {
+    let Some(facts) = host.device().await? else { return Ok(DeviceState::Gone) };
+    let addresses = host.device_addresses().await?;
+    Ok(DeviceState::Present { ifindex: facts.ifindex, up: facts.up, addresses })
 }

@@ -86,8 +86,16 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 
 /// A value as a diagnostic shows it: on one line, without control characters, not longer than needed to recognise it.
 pub(crate) fn shown(value: &str) -> String {
-    const LONGEST: usize = 60;
-    let mut text: String = value.chars().take(LONGEST).collect();
+    shown_up_to(60, value)
+}
+
+/// A path as a command takes it: on one line, without control characters, and whole. No path is longer (PATH_MAX).
+pub(crate) fn shown_path(value: &str) -> String {
+    shown_up_to(4096, value)
+}
+
+fn shown_up_to(longest: usize, value: &str) -> String {
+    let mut text: String = value.chars().take(longest).collect();
     if text.len() < value.len() {
         text.push('…');
     }
@@ -106,6 +114,14 @@ mod tests {
         assert_eq!(nearest("Slot", known), Some("slot"));
         assert_eq!(nearest("colour", known), None);
         assert_eq!(nearest("", known), None);
+    }
+
+    #[test]
+    fn a_value_is_shortened_and_a_path_that_a_command_is_to_take_is_not() {
+        let long = "a/".repeat(100);
+        assert_eq!(shown(&long).chars().count(), 61);
+        assert_eq!(shown_path(&long), long);
+        assert_eq!(shown_path("a\n rm b"), "a\\n rm b");
     }
 
     #[test]

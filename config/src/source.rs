@@ -47,9 +47,9 @@ pub trait Files {
     /// When it cannot be read; the diagnostic says why and names the key that refers to it.
     fn read(&self, path: &Path) -> Result<FileText, FileError>;
 
-    /// How the operator of this system makes a file private; the file's path goes behind it.
-    fn private_fix(&self) -> &str {
-        "chmod 600"
+    /// How the operator of this system makes the file at `path` private, one command a line.
+    fn private_fix(&self, path: &str) -> String {
+        format!("chmod 600 {path}")
     }
 }
 

@@ -19,6 +19,7 @@ use crate::wine::{WineNode, windows_path};
 pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, service_is_installed_runs_stops_and_leaves_nothing),
+        case!(functional, key_that_others_may_read_or_own_is_refused_with_the_commands_that_mend_it),
         case!(functional, panic_of_the_service_is_in_its_log),
         case!(functional, purge_takes_the_key_also_when_a_foreign_address_keeps_the_adapter),
         case!(functional, a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed),
@@ -57,6 +58,38 @@ fn service_is_installed_runs_stops_and_leaves_nothing(world: &World) {
     assert_eq!(windows.held(), Vec::<serde_json::Value>::new());
     windows.wait_wintun("close Overlay remove", 1);
     assert!(!windows.drive_c("ProgramData/overlay-gw").exists());
+}
+
+fn key_that_others_may_read_or_own_is_refused_with_the_commands_that_mend_it(world: &World) {
+    let overlay = Overlay::plan(world, &[56]);
+    let windows = WineNode::new(overlay.node(56).node.clone(), Some(56));
+    let (keys, file) = (&overlay.node(56).keys, &overlay.node(56).file);
+    let up = windows.config(56, keys, file);
+    let install = format!("service install {}", up.strip_prefix("up ").unwrap());
+    let key = windows.node.path("private.key");
+    let refused = |arguments: &str| {
+        let shown = windows.run(arguments).exits(4);
+        let named = windows_path(&key);
+        for command in ["takeown /f", "/reset", "/inheritance:r /grant:r \"*S-1-5-18:F\" \"*S-1-5-32-544:F\""]
+        {
+            let line = shown.stderr.lines().find(|line| line.contains(command)).unwrap_or_default();
+            assert!(line.contains(&named), "{arguments}: {command}: {}", shown.both());
+        }
+        assert!(windows.wintun().is_empty() && windows.host().is_empty(), "{arguments}");
+    };
+    // Others' bits are an entry for Everyone.
+    std::fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    refused(&up);
+    refused(&install);
+    std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    // Private to its owner, who installs the service; the service is another user, and a double says so.
+    std::fs::write(windows.doubles.join("service-account"), "S-1-5-18").unwrap();
+    refused(&install);
+    windows.run("service status").exits(3);
+    std::fs::remove_file(windows.doubles.join("service-account")).unwrap();
+    windows.run(&install).exits(0);
+    windows.run("service start").exits(0);
+    windows.run("service uninstall --purge").exits(0);
 }
 
 fn panic_of_the_service_is_in_its_log(world: &World) {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::diagnostic::{Mistake, Report};
-use crate::name::shown;
+use crate::name::{shown, shown_path};
 use crate::{FileError, Files, KeyError, Source};
 
 use super::section::Section;
@@ -53,7 +53,7 @@ impl KeyReader<'_> {
         if !file.private {
             return error(
                 format!("the key file `{name}` can be read by others"),
-                format!("{} {path}", self.files.private_fix()),
+                self.files.private_fix(&path),
             );
         }
         let key = std::str::from_utf8(&file.bytes).map_err(|_| KeyError::NotBase64).and_then(parse);
@@ -68,6 +68,6 @@ impl KeyReader<'_> {
     /// As a shell in any folder takes it, when the configuration's own name does.
     fn full_path(&self, name: &str) -> String {
         let folder = Path::new(&self.source.name).parent().unwrap_or(Path::new(""));
-        shown(&folder.join(name).to_string_lossy())
+        shown_path(&folder.join(name).to_string_lossy())
     }
 }

@@ -61,7 +61,7 @@ impl Kept {
         let (overlay, plain) = load_overlay(&source, files)?;
         let secret = read(SIGNING_KEY_FILE)?;
         if !secret.private {
-            let fix = format!("chmod 600 {folder}/{SIGNING_KEY_FILE}");
+            let fix = files.private_fix(&format!("{folder}/{SIGNING_KEY_FILE}"));
             return Err(failed(SIGNING_KEY_FILE, "others can read the overlay's signing key".into(), &fix));
         }
         let key = std::str::from_utf8(&secret.bytes).map_err(|_| crate::KeyError::NotBase64);

@@ -77,13 +77,19 @@ impl Origin {
 
     /// Seals the key files that are in clear, where the system can do that.
     pub fn seal_keys(&self) {
-        for path in self.keys.lock().iter() {
-            match os::seal_file(path) {
+        for path in self.key_files() {
+            match os::seal_file(&path) {
                 Ok(true) => tracing::info!(file = %path.display(), "the key is sealed now"),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(file = %path.display(), %error, "the key cannot be sealed"),
             }
         }
+    }
+
+    /// The key files that were read last.
+    #[must_use]
+    pub fn key_files(&self) -> Vec<PathBuf> {
+        self.keys.lock().clone()
     }
 
     /// The signed records beside the file, as they lie there; none when there are none.
@@ -133,8 +139,8 @@ impl Files for Folder {
         Ok(FileText { bytes, private })
     }
 
-    fn private_fix(&self) -> &str {
-        os::PRIVATE_FIX
+    fn private_fix(&self, path: &str) -> String {
+        os::private_fix(path)
     }
 }
 

@@ -88,12 +88,18 @@ impl StateFolder {
         })
     }
 
+    /// Where the key of the folder is, or will be.
+    #[must_use]
+    pub fn key_file(&self) -> PathBuf {
+        self.0.join(KEY)
+    }
+
     /// The key of the folder, if there is one.
     ///
     /// # Errors
     /// When there is one and it cannot be used: it is never replaced.
     pub fn key(&self) -> Result<Option<PrivateKey>, Failure> {
-        let path = self.0.join(KEY);
+        let path = self.key_file();
         let bad = |what: String| {
             Failure::bad_input(
                 format!("{}: {what}", path.display()),
@@ -108,7 +114,7 @@ impl StateFolder {
         if !os::is_private(&path).map_err(|error| bad(error.to_string()))? {
             return Err(Failure::bad_input(
                 format!("{}: others can read this key", path.display()),
-                format!("{} {}", os::PRIVATE_FIX, path.display()),
+                os::private_fix(&path.to_string_lossy()),
             ));
         }
         let text = String::from_utf8(bytes).map_err(|_| bad("no text".to_owned()))?;
@@ -121,7 +127,7 @@ impl StateFolder {
     /// When it cannot be written. An existing key is not replaced.
     pub fn make_key(&self, random: [u8; 32]) -> Result<PrivateKey, Failure> {
         let key = PrivateKey::from_bytes(random);
-        let (path, fresh) = (self.0.join(KEY), self.0.join(format!("{KEY}.tmp")));
+        let (path, fresh) = (self.key_file(), self.0.join(format!("{KEY}.tmp")));
         // A full disk or a kill in the middle must not leave half a key: it would stop every start from then on. The link fails
         // where a rename would replace.
         let _ = fs::remove_file(&fresh);

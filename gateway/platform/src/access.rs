@@ -111,6 +111,27 @@ fn is_trusted(who: &str, me: &str) -> bool {
     [SYSTEM, ADMINISTRATORS, me, OWNER_RIGHTS, CREATOR_OWNER].contains(&who)
 }
 
+/// How an operator makes a file private, one command a line, for cmd and PowerShell alike.
+#[must_use]
+pub fn private_commands(file: &str) -> String {
+    commands(file, "F")
+}
+
+/// How an operator closes a folder, with what will be made in it.
+#[must_use]
+pub fn closing_commands(folder: &str) -> String {
+    commands(folder, "(OI)(CI)F")
+}
+
+/// Another owner could let himself in again, and `/grant:r` leaves what somebody else was given by name: so the Administrators take it
+/// over (takeown also where icacls' `/setowner` may not), and the list begins anew.
+fn commands(path: &str, rights: &str) -> String {
+    format!(
+        "takeown /f \"{path}\" /a\n    icacls \"{path}\" /reset\n    \
+         icacls \"{path}\" /inheritance:r /grant:r \"*{SYSTEM}:{rights}\" \"*{ADMINISTRATORS}:{rights}\""
+    )
+}
+
 /// The groups that everybody is in have a name.
 fn in_words(sid: &str) -> String {
     let name = match sid {
@@ -174,6 +195,72 @@ mod tests {
         assert!(!open(ANOTHER, &[]).is_of_the_trusted(ME));
         assert!([SYSTEM, ADMINISTRATORS, ME].iter().all(|owner| open(owner, &[]).is_of_the_trusted(ME)));
         assert!(!Access { owner: SYSTEM.to_owned(), allowed: None }.is_private(ME));
+    }
+
+    /// Stands for a file on Windows and what takeown and icacls do with it, as their documentation says.
+    struct Modelled {
+        access: Access,
+        /// What comes from the folder above, and is in the list as well.
+        inherited: Vec<Entry>,
+    }
+
+    impl Modelled {
+        fn run(&mut self, command: &str) {
+            let words: Vec<&str> = command.split('"').flat_map(|part| part.split(' ')).collect();
+            let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+            match words[0] {
+                // /a: for the Administrators, not for who runs it.
+                "takeown" => {
+                    let me = if words.contains(&"/a") { ADMINISTRATORS } else { ME };
+                    self.access.owner = me.to_owned();
+                }
+                "icacls" => {
+                    for word in &words[2..] {
+                        let list = self.access.allowed.get_or_insert_default();
+                        match *word {
+                            "/reset" => list.clone_from(&self.inherited),
+                            "/inheritance:r" => list.retain(|entry| !self.inherited.contains(entry)),
+                            "/grant:r" => {}
+                            grant => {
+                                let (who, rights) = grant.split_once(':').unwrap();
+                                let who = who.strip_prefix('*').unwrap();
+                                assert!(rights.ends_with('F'));
+                                list.retain(|entry| entry.who != who);
+                                list.push(Entry { who: who.to_owned(), rights: FULL, inherit_only: false });
+                            }
+                        }
+                    }
+                }
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_commands_that_are_printed_make_any_file_private_for_the_service_as_well() {
+        let entry = |who: &str| Entry { who: who.to_owned(), rights: FULL, inherit_only: false };
+        for owner in [SYSTEM, ADMINISTRATORS, ME, ANOTHER] {
+            for (given, inherited) in [
+                (vec![], vec![]),
+                (vec![], vec![entry(USERS), entry(ME)]),
+                (vec![entry("S-1-1-0"), entry(ANOTHER)], vec![]),
+                (vec![entry("S-1-1-0")], vec![entry(USERS)]),
+            ] {
+                let allowed = Some([given, inherited.clone()].concat());
+                let mut file = Modelled { access: Access { owner: owner.to_owned(), allowed }, inherited };
+                for command in private_commands(r"C:\packs\a.key").lines() {
+                    file.run(command);
+                }
+                assert!(file.access.is_private(SYSTEM), "{owner}: {:?}", file.access);
+                assert!(file.access.is_private(ME));
+            }
+        }
+        let closing = closing_commands("C:\\a folder");
+        assert!(
+            closing.contains("\"*S-1-5-18:(OI)(CI)F\""),
+            "PowerShell takes parentheses for its own: {closing}"
+        );
+        assert!(closing.lines().all(|line| line.contains("\"C:\\a folder\"")), "{closing}");
     }
 
     #[test]

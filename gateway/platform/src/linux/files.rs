@@ -10,8 +10,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// How an operator makes a file private that is not: the path goes behind it.
-pub const PRIVATE_FIX: &str = "chmod 600";
+/// How an operator makes the file at `path` private.
+#[must_use]
+pub fn private_fix(path: &str) -> String {
+    format!("chmod 600 {path}")
+}
 
 /// Makes a folder, and those above it, for its owner alone. One that is there stays as it is.
 ///

@@ -22,7 +22,7 @@ mod watch;
 pub use crate::change::intended;
 pub use device::TunDevice;
 pub use files::{
-    PRIVATE_FIX, create_private_dir, distrust, group_id, is_private, open_key, private_file, seal_file,
+    create_private_dir, distrust, group_id, is_private, open_key, private_file, private_fix, seal_file,
     seal_key, with_private_umask,
 };
 pub use hold::idle_queue;

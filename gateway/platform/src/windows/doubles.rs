@@ -28,6 +28,14 @@ pub fn accepts_unsigned() -> bool {
     folder().is_some()
 }
 
+/// As whom a service runs: under Wine as the one user that there is, or as whom a test says in a file called `service-account`.
+#[must_use]
+pub fn service_account() -> Option<String> {
+    let folder = folder()?;
+    let said = fs::read_to_string(folder.join("service-account")).ok();
+    said.map(|sid| sid.trim().to_owned()).or_else(|| super::security::own_sid().ok())
+}
+
 /// Whether the adapter `name` is still the one that was made with the GUID `made`: under Wine the interface is Linux' and has
 /// another GUID, and what tells is the file of the double of wintun.dll.
 #[must_use]

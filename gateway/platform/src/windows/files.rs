@@ -25,11 +25,7 @@ use super::{
     places,
     security::{self, access_of, own_sid, wide},
 };
-use crate::access::{ADMINISTRATORS, Holds, SYSTEM};
-
-/// How an operator makes a file private that is not: the path goes behind it.
-pub const PRIVATE_FIX: &str =
-    "icacls FILE /inheritance:r /grant:r *S-1-5-18:F *S-1-5-32-544:F, where FILE is";
+use crate::access::{self, Holds, SYSTEM};
 
 /// In front of a sealed key: what follows is a DPAPI blob.
 const SEALED: &[u8] = b"overlay-gw DPAPI 1\r\n";
@@ -146,10 +142,7 @@ fn planted(folder: &Path, me: &str) -> io::Result<Option<String>> {
 
 /// How an operator closes a folder.
 fn close_command(folder: &Path) -> String {
-    format!(
-        "close it with icacls \"{}\" /inheritance:r /grant:r *{SYSTEM}:(OI)(CI)F *{ADMINISTRATORS}:(OI)(CI)F",
-        folder.display()
-    )
+    format!("close it with\n    {}", access::closing_commands(&folder.to_string_lossy()))
 }
 
 /// The folders from `root`, when `path` lies below it, to the one at `path`, which is absolute; and whether it does. However the path is
@@ -241,12 +234,27 @@ impl PrivateFile {
     }
 }
 
-/// Whether nobody but SYSTEM, the Administrators and its owner may read or write the file at `path`.
+/// Whether nobody but SYSTEM, the Administrators and its owner may read or write the file at `path`, and the owner is one of them or
+/// the user of this process.
 ///
 /// # Errors
 /// When there is no such file, or it cannot be looked at.
 pub fn is_private(path: &Path) -> io::Result<bool> {
     Ok(access_of(path)?.is_private(&own_sid()?))
+}
+
+/// As [`is_private`], in the eyes of the service: it runs as SYSTEM, to whom the user of this process is another.
+///
+/// # Errors
+/// As there.
+pub fn is_private_for_service(path: &Path) -> io::Result<bool> {
+    Ok(access_of(path)?.is_private(&super::doubles::service_account().unwrap_or_else(|| SYSTEM.to_owned())))
+}
+
+/// How an operator makes the file at `path` private, one command a line.
+#[must_use]
+pub fn private_fix(path: &str) -> String {
+    access::private_commands(path)
 }
 
 /// Groups are not a number here: the control pipe is for SYSTEM and the Administrators.

@@ -32,8 +32,8 @@ pub use boot::{boot_id, check_kernel};
 pub use device::TunDevice;
 pub use dll::DllFacts;
 pub use files::{
-    PRIVATE_FIX, create_private_dir, distrust, group_id, is_clear_key, is_private, open_key, private_file,
-    seal_file, seal_key,
+    create_private_dir, distrust, group_id, is_clear_key, is_private, is_private_for_service, open_key,
+    private_file, private_fix, seal_file, seal_key,
 };
 pub use host::{Host, connect_host};
 pub use outside::keep_underlay_outside;

@@ -16,6 +16,11 @@ pub fn accepts_unsigned() -> bool {
     false
 }
 
+/// Services run as the system says.
+pub fn service_account() -> Option<String> {
+    None
+}
+
 /// Whether the adapter that is there is still the one that was made with the GUID `made`.
 pub fn is_still_there(_: &str, there: Option<u128>, made: u128) -> bool {
     there == Some(made)

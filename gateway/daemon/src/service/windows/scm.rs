@@ -4,8 +4,9 @@ use super::{Notice, SERVICE, events};
 use crate::cli::{Global, UpArgs};
 use crate::config_file::{Kind, Origin};
 use crate::exit::{self, Failure};
+use crate::state::StateFolder;
 use overlay_config::{HostFacts, Overrides};
-use overlay_platform::os::places;
+use overlay_platform::os::{self, places};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -77,7 +78,10 @@ fn open(access: ServiceAccess) -> Result<Service, Failure> {
 pub fn install(slot: Option<&str>, global: &Global) -> Result<u8, Failure> {
     // Before anything is changed: would it start?
     let overrides = Overrides { slot: slot.map(str::to_owned), ..Overrides::default() };
-    Origin::new(Kind::Node, global, overrides).load(&HostFacts::default())?;
+    let origin = Origin::new(Kind::Node, global, overrides);
+    let config = origin.load(&HostFacts::default())?;
+    let state = StateFolder::new(global.state_dir.as_deref(), &config.device.name);
+    check_keys(origin.key_files().into_iter().chain([state.key_file()]))?;
     let program = std::env::current_exe().map_err(anyhow::Error::from)?;
     let absolute =
         |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone()).into_os_string();
@@ -140,6 +144,36 @@ pub fn install(slot: Option<&str>, global: &Global) -> Result<u8, Failure> {
     }
     println!("installed; start it with `overlay-gw service start`");
     Ok(exit::OK)
+}
+
+/// Refuses a key that the service would refuse at its start: it is private in the eyes of who installs the service and owns it, and the
+/// service is another user.
+fn check_keys(files: impl Iterator<Item = PathBuf>) -> Result<(), Failure> {
+    for file in files {
+        let private = match os::is_private_for_service(&file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            private => private,
+        };
+        let name = file.display();
+        match private {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(Failure::bad_input(
+                    format!(
+                        "{name}: this key belongs to somebody else than SYSTEM or the Administrators, or others can read it; the service would not take it"
+                    ),
+                    os::private_fix(&name.to_string()),
+                ));
+            }
+            Err(error) => {
+                return Err(Failure::bad_input(
+                    format!("cannot see who may read {name}: {error}"),
+                    "run in a console of an administrator",
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// `service uninstall`: the service, and all that it left on the host; `purge`: also configuration, keys and logs.

@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, service_is_installed_runs_stops_and_leaves_nothing),
         case!(functional, key_that_others_may_read_or_own_is_refused_with_the_commands_that_mend_it),
+        case!(functional, service_is_installed_again_when_its_key_is_sealed_for_another_account),
         case!(functional, panic_of_the_service_is_in_its_log),
         case!(functional, purge_takes_the_key_also_when_a_foreign_address_keeps_the_adapter),
         case!(functional, a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed),
@@ -89,6 +90,40 @@ fn key_that_others_may_read_or_own_is_refused_with_the_commands_that_mend_it(wor
     std::fs::remove_file(windows.doubles.join("service-account")).unwrap();
     windows.run(&install).exits(0);
     windows.run("service start").exits(0);
+    windows.run("service uninstall --purge").exits(0);
+}
+
+fn service_is_installed_again_when_its_key_is_sealed_for_another_account(world: &World) {
+    let overlay = Overlay::plan(world, &[56]);
+    let windows = WineNode::new(overlay.node(56).node.clone(), Some(56));
+    let up = windows.config(56, &overlay.node(56).keys, &overlay.node(56).file);
+    let install = format!("service install {}", up.strip_prefix("up ").unwrap());
+    windows.run(&install).exits(0);
+    windows.run("service start").exits(0);
+    windows.run("service stop").exits(0);
+    // Wine has one user: that of another could be opened no more than this one, of another machine.
+    let key = windows.node.path("private.key");
+    let sealed = std::fs::read(&key).unwrap();
+    assert!(sealed.starts_with(b"overlay-gw DPAPI 1"), "the service has sealed it");
+    let mut others = sealed.clone();
+    // In what Wine checks.
+    let late = others.len() - 40;
+    others[late] ^= 1;
+    std::fs::write(&key, &others).unwrap();
+    let again = windows.run(&install).exits(0);
+    assert!(again.stderr.contains("private.key is sealed for another account"), "{}", again.both());
+    // It is left as it is, and the service's own.
+    assert_eq!(std::fs::read(&key).unwrap(), others);
+    windows.run("service start").exits(4);
+    std::fs::write(&key, &sealed).unwrap();
+    windows.run("service start").exits(0);
+    assert_eq!(windows.status().0["public_key"], overlay.node(56).keys.public.as_str());
+    // The rest of the file is still looked at.
+    let file = windows.node.path("config.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n[nod]\n")).unwrap();
+    std::fs::write(&key, &others).unwrap();
+    assert!(windows.run(&install).exits(4).stderr.contains("nod"));
     windows.run("service uninstall --purge").exits(0);
 }
 

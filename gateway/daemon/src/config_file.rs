@@ -2,9 +2,10 @@
 
 use crate::cli::Global;
 use crate::exit::Failure;
+use crate::random;
 use crate::state::or_empty;
 use overlay_config::membership::RECORDS_FILE;
-use overlay_config::{Config, FileError, FileText, Files, HostFacts, Overrides, Source};
+use overlay_config::{Config, FileError, FileText, Files, HostFacts, Overrides, PrivateKey, Source};
 use overlay_platform::os::{self, places};
 use parking_lot::Mutex;
 use std::io::ErrorKind;
@@ -28,6 +29,8 @@ pub struct Origin {
     /// The operator named the file: it must be there.
     named: bool,
     overrides: Overrides,
+    /// Another account will use the keys: one that is sealed for it is taken as it is, and another stands in for it.
+    pub for_another_account: bool,
     /// The key files that were read last.
     keys: Arc<Mutex<Vec<PathBuf>>>,
 }
@@ -37,7 +40,8 @@ impl Origin {
     #[must_use]
     pub fn new(kind: Kind, global: &Global, overrides: Overrides) -> Self {
         let path = global.config.clone().unwrap_or_else(places::config_file);
-        Self { kind, path, named: global.config.is_some(), overrides, keys: Arc::default() }
+        let named = global.config.is_some();
+        Self { kind, path, named, overrides, for_another_account: false, keys: Arc::default() }
     }
 
     /// Uses this key where the file names none.
@@ -61,7 +65,11 @@ impl Origin {
             }
         };
         let folder = self.path.parent().unwrap_or(Path::new("")).to_owned();
-        let files = Folder { path: folder, read: Arc::clone(&self.keys) };
+        let files = Folder {
+            path: folder,
+            for_another_account: self.for_another_account,
+            read: Arc::clone(&self.keys),
+        };
         let config = match (self.kind, source) {
             (Kind::Node, source) => overlay_config::load_node(source.as_ref(), &self.overrides, &files, host),
             (Kind::Hub, Some(source)) => overlay_config::load_hub(&source, &self.overrides, &files, host),
@@ -111,6 +119,7 @@ impl Origin {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    for_another_account: bool,
     read: Arc<Mutex<Vec<PathBuf>>>,
 }
 
@@ -118,7 +127,7 @@ impl Folder {
     /// The files of `path`.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, read: Arc::default() }
+        Self { path, for_another_account: false, read: Arc::default() }
     }
 }
 
@@ -130,13 +139,20 @@ impl Files for Folder {
             ErrorKind::PermissionDenied => FileError::Denied,
             _ => FileError::Other(in_words(&error)),
         };
-        let bytes = std::fs::read(&path).and_then(os::open_key).map_err(in_file_error)?.into();
+        let bytes = std::fs::read(&path).map_err(in_file_error)?;
+        let bytes = match os::open_key(bytes) {
+            // It cannot be compared with others; the rest of the file is checked all the same.
+            Err(_) if self.for_another_account => {
+                PrivateKey::from_bytes(random::key()).to_base64().as_bytes().to_vec()
+            }
+            opened => opened.map_err(in_file_error)?,
+        };
         let private = os::is_private(&path).map_err(in_file_error)?;
         let mut read = self.read.lock();
         if !read.contains(&path) {
             read.push(path);
         }
-        Ok(FileText { bytes, private })
+        Ok(FileText { bytes: bytes.into(), private })
     }
 
     fn private_fix(&self, path: &str) -> String {

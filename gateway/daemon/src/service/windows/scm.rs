@@ -78,7 +78,8 @@ fn open(access: ServiceAccess) -> Result<Service, Failure> {
 pub fn install(slot: Option<&str>, global: &Global) -> Result<u8, Failure> {
     // Before anything is changed: would it start?
     let overrides = Overrides { slot: slot.map(str::to_owned), ..Overrides::default() };
-    let origin = Origin::new(Kind::Node, global, overrides);
+    let mut origin = Origin::new(Kind::Node, global, overrides);
+    origin.for_another_account = true;
     let config = origin.load(&HostFacts::default())?;
     let state = StateFolder::new(global.state_dir.as_deref(), &config.device.name);
     check_keys(origin.key_files().into_iter().chain([state.key_file()]))?;
@@ -156,6 +157,10 @@ fn check_keys(files: impl Iterator<Item = PathBuf>) -> Result<(), Failure> {
         };
         let name = file.display();
         match private {
+            // The service has sealed it at an earlier start, or it is damaged: only the service can tell.
+            Ok(true) if std::fs::read(&file).and_then(os::open_key).is_err() => {
+                eprintln!("{name} is sealed for another account, the service's: it is left as it is");
+            }
             Ok(true) => {}
             Ok(false) => {
                 return Err(Failure::bad_input(

@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case!(functional, gateway_answers_and_down_undoes_everything),
         case!(functional, listeners_come_by_the_pipe_and_by_the_cluster),
+        case!(functional, network_that_stays_public_is_a_warning_of_status),
         case!(functional, bad_input_ends_with_4_before_anything_is_changed),
     ]
 }
@@ -115,6 +116,23 @@ fn listeners_come_by_the_pipe_and_by_the_cluster(world: &World) {
     windows.run("down").exits(0);
     assert_eq!(up.wait(Duration::from_secs(20)), Some(0));
     windows.wait_wintun("close Overlay remove", 1);
+}
+
+fn network_that_stays_public_is_a_warning_of_status(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    // The double of the host says what Windows would.
+    fs::write(windows.doubles.join("public-network"), "the adapter's network stays Public").unwrap();
+    let _up = windows.start("up --slot 56");
+    let status = windows.status();
+    let warnings = status.0["warnings"].as_array().unwrap();
+    let warning = warnings.iter().find(|warning| warning["code"] == "network-not-private");
+    let warning = warning.unwrap_or_else(|| panic!("{:#}", status.0));
+    assert!(warning["text"].as_str().unwrap().contains("stays Public"), "{warning}");
+    assert!(warning["fix"].as_str().unwrap().contains("Set-NetConnectionProfile"), "{warning}");
+    windows.run("down").exits(0);
+    fs::remove_file(windows.doubles.join("public-network")).unwrap();
+    let _up = windows.start("up --slot 56");
+    assert!(!windows.status().0["warnings"].to_string().contains("network-not-private"));
 }
 
 fn bad_input_ends_with_4_before_anything_is_changed(world: &World) {

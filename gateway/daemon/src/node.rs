@@ -226,7 +226,16 @@ impl NodeSide {
 
     /// What the operator should know.
     pub fn warnings(&self) -> impl Iterator<Item = Warning> + '_ {
-        self.warnings.iter().cloned()
+        let name = &self.record.device().name;
+        let public = self.host.network_trouble().map(|why| Warning {
+            code: "network-not-private".to_owned(),
+            text: format!("{why}: the firewall's rules for it do not count, and other nodes cannot reach this one's services"),
+            fix: format!(
+                "Set-NetConnectionProfile -InterfaceAlias \"{name}\" -NetworkCategory Private, in a PowerShell of an administrator; if that is refused, \
+                 look at the policies in secpol.msc, Network List Manager Policies"
+            ),
+        });
+        self.warnings.iter().cloned().chain(public)
     }
 
     /// The live addresses of the slot beyond the node's own two.

@@ -100,6 +100,12 @@ pub trait HostNet: Send + Sync {
     /// The IPv4 addresses of the device, in the kernel's order; none when there is no device.
     fn device_addresses(&self) -> impl Future<Output = Result<Vec<Ipv4Net>, HostError>> + Send;
 
+    /// Why the device's network is not Private in the end ([`change::Change::PrivateNetwork`]); `None`: it is, or it is still tried, or
+    /// nobody asked for it.
+    fn network_trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Deletes the device and returns whether there was one.
     fn delete_device(&self) -> impl Future<Output = Result<bool, HostError>> + Send;
 }

@@ -99,6 +99,12 @@ impl RecordingHost {
         Ok(true)
     }
 
+    /// Why the network's category is not to be had, when a test says so in a file called `public-network`.
+    #[must_use]
+    pub fn refuses_category(&self) -> Option<String> {
+        fs::read_to_string(self.folder.join("public-network")).ok()
+    }
+
     /// Whether the change is there.
     #[must_use]
     pub fn present(&self, change: &Change) -> bool {

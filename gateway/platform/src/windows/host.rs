@@ -13,6 +13,7 @@ use ipnet::Ipv4Net;
 use windows_sys::Win32::Foundation::{ERROR_FILE_NOT_FOUND, ERROR_NOT_FOUND};
 
 use super::{
+    category::Category,
     dns, doubles,
     holder::{self, Heard},
     iphelper::{self, Route},
@@ -38,6 +39,7 @@ const NO_PATIENCE: Duration = Duration::from_millis(100);
 pub struct Host {
     device: String,
     creation: Arc<Creation>,
+    category: Arc<Category>,
 }
 
 /// Which creation of the adapter its holder has named last.
@@ -84,7 +86,7 @@ impl Creation {
 /// # Errors
 /// Never on Windows.
 pub fn connect_host(device: &str) -> Result<Host, HostError> {
-    Ok(Host { device: device.to_owned(), creation: Arc::default() })
+    Ok(Host { device: device.to_owned(), creation: Arc::default(), category: Arc::default() })
 }
 
 impl Host {
@@ -111,6 +113,11 @@ impl Host {
     /// What the system answers to `change`.
     fn change(&self, change: &Change) -> Result<io::Result<bool>, HostError> {
         if let Some(double) = doubles::host(&self.device) {
+            if *change == Change::PrivateNetwork
+                && let Some(why) = double.refuses_category()
+            {
+                self.category.failed(why);
+            }
             return Ok(double.apply(change));
         }
         Ok(match change {
@@ -129,7 +136,10 @@ impl Host {
                     dns::set(guid, servers).map(|()| true)
                 }
             }
-            Change::PrivateNetwork => policy::make_private(self.guid()?).map(|()| true),
+            Change::PrivateNetwork => {
+                let guid = self.guid()?;
+                self.category.settle(move || policy::make_private(guid)).map(|()| true)
+            }
             Change::Firewall { rule } => policy::add_rule(&self.device, rule),
             // Linux's.
             Change::LinkUp | Change::Mtu { .. } | Change::TxQueueLen { .. } | Change::Sysctl { .. } => {
@@ -256,6 +266,10 @@ impl HostNet for Host {
         let Some(device) = iphelper::luid_of(&self.device) else { return Ok(Vec::new()) };
         let held = iphelper::addresses().map_err(|error| asked("addresses", error))?;
         Ok(held.into_iter().filter(|(luid, _)| *luid == device).map(|(_, net)| net).collect())
+    }
+
+    fn network_trouble(&self) -> Option<String> {
+        self.category.trouble()
     }
 
     async fn delete_device(&self) -> Result<bool, HostError> {

@@ -1,6 +1,7 @@
 //! The Windows leaf: the Wintun adapter and the process that holds it, UDP, the IP Helper API, named pipes, DPAPI.
 
 mod boot;
+mod category;
 mod device;
 mod dll;
 mod dns;

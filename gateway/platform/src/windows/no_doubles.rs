@@ -39,6 +39,11 @@ impl RecordingHost {
     }
 
     /// Never called.
+    pub fn refuses_category(&self) -> Option<String> {
+        match self.0 {}
+    }
+
+    /// Never called.
     pub fn present(&self, _: &Change) -> bool {
         match self.0 {}
     }

@@ -2,10 +2,7 @@
 //! thread of its own, since a thread's COM apartment is nobody else's business.
 #![allow(unsafe_code, reason = "the calls of the system have no safe form; each says why it is sound")]
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::io;
 
 use windows::{
     Win32::{
@@ -29,13 +26,8 @@ use windows::{
     core::{BSTR, Result},
 };
 
+use super::category::Seen;
 use crate::change::FirewallRule;
-
-/// How long a new network may take to show up (Tailscale waits as long).
-const APPEARANCE: Duration = Duration::from_secs(20);
-
-/// Between two looks for it.
-const PACE: Duration = Duration::from_secs(1);
 
 /// The firewall's service does not run (EPT_S_NOT_REGISTERED, RPC_S_SERVER_UNAVAILABLE as HRESULTs).
 const NO_FIREWALL: [u32; 2] = [0x8007_06d9, 0x8007_06ba];
@@ -138,34 +130,16 @@ fn set_interfaces(rule: &INetFwRule, device: &str) -> Result<()> {
     }
 }
 
-/// Puts the adapter's network into the category Private once it shows up, on a thread of its own: if it is Public then.
-/// Domain stays, and so does what an administrator chose; it is looked at until it was once seen to be settled, never again.
+/// Puts the adapter's network into the category Private, if it is Public. Domain stays, and so does what an administrator chose.
 ///
 /// # Errors
-/// When there is no thread to be had.
-pub fn make_private(guid: u128) -> io::Result<()> {
-    std::thread::Builder::new().name("network-category".to_owned()).spawn(move || {
-        let begin = Instant::now();
-        loop {
-            match on_this_thread(|| category(guid)) {
-                Ok(true) => return,
-                Ok(false) if begin.elapsed() < APPEARANCE => std::thread::sleep(PACE),
-                Ok(false) => {
-                    tracing::warn!("the adapter's network has not shown up; its category stays as it is");
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the category of the adapter's network cannot be set");
-                    return;
-                }
-            }
-        }
-    })?;
-    Ok(())
+/// What the system says.
+pub fn make_private(guid: u128) -> io::Result<Seen> {
+    on_this_thread(|| category(guid)).map_err(io::Error::other)
 }
 
-/// Whether the network was there; then it is not Public any more.
-fn category(guid: u128) -> Result<bool> {
+/// What the network was.
+fn category(guid: u128) -> Result<Seen> {
     // SAFETY: COM is initialised on this thread; the interfaces are counted.
     unsafe {
         let manager: INetworkListManager = CoCreateInstance(&NetworkListManager, None, CLSCTX_ALL)?;
@@ -173,16 +147,19 @@ fn category(guid: u128) -> Result<bool> {
         loop {
             let (mut next, mut count) = ([None], 0);
             connections.Next(&mut next, Some(&raw mut count))?;
-            let [Some(connection)] = next else { return Ok(false) };
+            let [Some(connection)] = next else { return Ok(Seen::NoNetwork) };
             if connection.GetAdapterId()?.to_u128() != guid {
                 continue;
             }
             let network = connection.GetNetwork()?;
             if network.GetCategory()? == NLM_NETWORK_CATEGORY_PUBLIC {
                 network.SetCategory(NLM_NETWORK_CATEGORY_PRIVATE)?;
+                if network.GetCategory()? == NLM_NETWORK_CATEGORY_PUBLIC {
+                    return Ok(Seen::Public);
+                }
                 tracing::info!("the adapter's network is Private now");
             }
-            return Ok(true);
+            return Ok(Seen::Settled);
         }
     }
 }

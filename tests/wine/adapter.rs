@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, panic_in_a_worker_leaves_the_session),
         case!(timed, adapter_that_somebody_removes_comes_back_with_its_addresses),
         case!(timed, holder_that_does_not_answer_is_no_reason_to_make_the_adapter_again),
+        case!(functional, stop_and_down_do_not_wait_for_an_adapter_that_is_being_made_again),
         case!(functional, creation_is_tried_again_as_at_boot),
     ]
 }
@@ -107,6 +108,38 @@ fn holder_that_does_not_answer_is_no_reason_to_make_the_adapter_again(world: &Wo
     assert_eq!(windows.count_wintun("session"), 1, "{:?}", windows.wintun());
     windows.cluster_addresses(&[]);
     windows.run("down").exits(0);
+    windows.wait_wintun("close Overlay remove", 1);
+}
+
+fn stop_and_down_do_not_wait_for_an_adapter_that_is_being_made_again(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    windows.run("service install --slot 56").exits(0);
+    windows.run("service start").exits(0);
+    // It cannot be made again, as when the system's own services for that hang.
+    let lose_adapter = || {
+        let before = windows.count_wintun("refused create");
+        fs::write(windows.doubles.join("refuse-creation"), "1000").unwrap();
+        windows.take_adapter_away();
+        windows.wait_wintun("refused create", before + 2);
+    };
+    lose_adapter();
+    let begin = Instant::now();
+    windows.run("service stop").exits(0);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    fs::remove_file(windows.doubles.join("refuse-creation")).unwrap();
+    windows.run("service start").exits(0);
+    windows.node.reaches("172.16.8.56");
+
+    lose_adapter();
+    let begin = Instant::now();
+    windows.run("down").exits(0);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(windows.held(), Vec::<serde_json::Value>::new());
+    windows.run("service status").exits(3);
+    fs::remove_file(windows.doubles.join("refuse-creation")).unwrap();
+    windows.run("service start").exits(0);
+    windows.node.reaches("172.16.8.56");
+    windows.run("service uninstall --purge").exits(0);
     windows.wait_wintun("close Overlay remove", 1);
 }
 

@@ -1,5 +1,6 @@
 //! The event loop of a node or hub: control requests, address changes, time and signals, one at a time.
 
+mod end;
 mod records;
 mod reload;
 
@@ -19,6 +20,7 @@ use crate::service::{HostEvent, Notice, Notices};
 use crate::state::StateFolder;
 use crate::status::{Facts, Listener, Status, Warning, address_conflict};
 use crate::workers::{Queue, Spread, Workers};
+use end::{End, Later, unless_ended};
 use overlay_config::{Config, HostFacts, PrivateKey};
 use overlay_engine::{Engine, Event, Output};
 use overlay_platform::HostNet as _;
@@ -147,15 +149,6 @@ impl Prepared {
     }
 }
 
-/// What ends the event loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// The operator or the service manager.
-    Signal,
-    /// `down`.
-    Down,
-}
-
 /// A running node or hub.
 #[derive(Debug)]
 pub struct Daemon {
@@ -260,30 +253,39 @@ pub async fn run(
     learning.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut watching = tokio::time::interval(GLANCE);
     watching.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut later = Later::default();
     let mut due = daemon.engine.poll_timeout(Instant::now());
     let end = loop {
         // Kept from round to round: what happens often (requests, address changes) must not put off what is due.
         due = due.min(daemon.engine.poll_timeout(Instant::now()));
+        while let Some((request, answer)) = later.calls.pop_front() {
+            let outcome = daemon.handle(request).await;
+            let _ = answer.send(outcome);
+        }
+        if std::mem::take(&mut later.reload) {
+            daemon.reload_by_notice().await;
+        }
         tokio::select! {
             call = called.recv() => {
                 let Some((request, answer)) = call else { break End::Signal };
                 if request == Request::Down {
-                    let outcome = daemon.stop(End::Down, persist).await;
-                    let code = outcome.as_ref().map_or_else(|failure| failure.code, |_| crate::exit::OK);
-                    let _ = answer.send(outcome);
-                    // The answer is on its way through the server's task: let it leave before the socket goes.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    server.abort();
-                    drop(lock);
-                    return Ok(code);
+                    break End::Down(answer);
                 }
                 let outcome = daemon.handle(request).await;
                 let _ = answer.send(outcome);
             }
             () = daemon.host_changed() => daemon.relearn().await,
             Some(what) = failed.recv() => daemon.lost(what),
-            _ = revival.tick(), if daemon.workers.is_none() => daemon.revive().await,
-            _ = mending.tick(), if daemon.node.as_ref().is_some_and(NodeSide::is_unsettled) => daemon.mend().await,
+            _ = revival.tick(), if daemon.workers.is_none() => {
+                if let Some(end) = unless_ended(daemon.revive(), &mut notices, &mut called, &mut later).await {
+                    break end;
+                }
+            }
+            _ = mending.tick(), if daemon.node.as_ref().is_some_and(NodeSide::is_unsettled) => {
+                if let Some(end) = unless_ended(daemon.mend(), &mut notices, &mut called, &mut later).await {
+                    break end;
+                }
+            }
             _ = learning.tick() => daemon.learn_addresses().await,
             _ = watching.tick() => {
                 daemon.watch();
@@ -305,15 +307,22 @@ pub async fn run(
             }
             notice = notices.next() => match notice {
                 Notice::Stop => break End::Signal,
-                Notice::Reload => match daemon.reload().await {
-                    Ok(value) => tracing::info!(%value, "reloaded"),
-                    Err(failure) => tracing::warn!("not reloaded, and nothing was changed: {failure}"),
-                },
+                Notice::Reload => daemon.reload_by_notice().await,
             },
         }
     };
+    if let End::Down(answer) = end {
+        let outcome = daemon.stop(true, persist).await;
+        let code = outcome.as_ref().map_or_else(|failure| failure.code, |_| crate::exit::OK);
+        let _ = answer.send(outcome);
+        // The answer is on its way through the server's task: let it leave before the socket goes.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        server.abort();
+        drop(lock);
+        return Ok(code);
+    }
     crate::service::notify_stopping();
-    let outcome = daemon.stop(end, persist).await;
+    let outcome = daemon.stop(false, persist).await;
     server.abort();
     let _ = server.await;
     drop(lock);
@@ -599,7 +608,15 @@ impl Daemon {
         self.engine.set_local_addresses(usable.map(|(_, net)| (net.addr(), port).into()).collect());
     }
 
-    async fn stop(&mut self, end: End, persist: bool) -> Result<Value, Failure> {
+    async fn reload_by_notice(&mut self) {
+        match self.reload().await {
+            Ok(value) => tracing::info!(%value, "reloaded"),
+            Err(failure) => tracing::warn!("not reloaded, and nothing was changed: {failure}"),
+        }
+    }
+
+    /// `down`: everything goes; otherwise `persist` leaves it in place.
+    async fn stop(&mut self, down: bool, persist: bool) -> Result<Value, Failure> {
         self.resolver.abort();
         self.workers = None;
         if self.members.is_unkept() {
@@ -608,13 +625,13 @@ impl Daemon {
         let _ = self.state.note_clock(SystemTime::now());
         let Some(mut node) = self.node.take() else { return Ok(json!({ "removed": [], "kept": [] })) };
         node.close();
-        if end == End::Down {
+        if down {
             self.state.clear_listeners();
         } else if persist {
             tracing::info!("{} stays in place for the next `up`", self.instance);
             return Ok(Value::Null);
         }
-        node.clear().await
+        node.clear(&self.state).await
     }
 }
 

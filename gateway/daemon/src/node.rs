@@ -443,9 +443,11 @@ impl NodeSide {
     ///
     /// # Errors
     /// What the host refuses; it stays in the record.
-    pub async fn clear(self) -> Result<Value, Failure> {
+    pub async fn clear(self, state: &StateFolder) -> Result<Value, Failure> {
         let Self { host, record, watch, queues, .. } = self;
         drop((watch, queues));
+        // One that was made anew, and given up in the middle of that, has written down more.
+        let record = Record::load(state.path()).ok().flatten().unwrap_or(record);
         let boot = record.boot_id().to_owned();
         let name = record.device().name.clone();
         let cleared = settle::clear(&host, Some(record), &boot).await.map_err(in_words)?;

@@ -18,8 +18,11 @@ const IDLE: Duration = Duration::from_secs(30);
 /// A client that does not take its answer within this long is hung up on.
 const LISTENS: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
 
+/// Where the answer to a request goes.
+pub type Answer = oneshot::Sender<Result<Value, Failure>>;
+
 /// A request and where its answer goes.
-pub type Call = (Request, oneshot::Sender<Result<Value, Failure>>);
+pub type Call = (Request, Answer);
 
 /// The control socket; it goes when this is dropped.
 #[derive(Debug)]

@@ -95,6 +95,12 @@ fn listeners_come_by_the_pipe_and_by_the_cluster(world: &World) {
     let mut up = windows.start("up --slot 56");
     windows.run("listener add 172.16.8.59").exits(0);
     assert_eq!(windows.status().listener("172.16.8.59"), Some("command"));
+    let quiet = json!({ "change": "quiet_address", "net": "172.16.8.59/29" });
+    assert!(
+        windows.held().contains(&quiet),
+        "the host's own connections do not come from it: {:?}",
+        windows.held()
+    );
     assert!(windows.run("listener add 172.16.8.64").exits(4).stderr.contains("not in this node's slot"));
     windows.cluster_addresses(&["172.16.8.60/29"]);
     until_in(Duration::from_secs(3), "the cluster's address is learnt", || {

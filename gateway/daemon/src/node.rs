@@ -12,9 +12,9 @@ use ipnet::Ipv4Net;
 use overlay_config::{Config, Mode, Overrides, Slot};
 use overlay_engine::gateway::device_mac;
 use overlay_engine::{Engine, EngineSettings};
-use overlay_platform::change::{Change, DesiredHost, slot_address};
+use overlay_platform::change::{Change, DesiredHost};
 use overlay_platform::os::{
-    DeviceState, DeviceWatch, Host, TunDevice, boot_id, check_kernel, connect_host, intended,
+    DeviceState, DeviceWatch, Host, TunDevice, boot_id, check_kernel, connect_host, intended, listener,
 };
 use overlay_platform::record::{Origin as AddedBy, Record};
 use overlay_platform::settle::{self, Cleared, Settled};
@@ -343,9 +343,7 @@ impl NodeSide {
             .entries()
             .iter()
             .filter(|entry| entry.origin == AddedBy::Command)
-            .filter(
-                |entry| matches!(entry.change, Change::Address { net } if !self.live.contains(&net.addr())),
-            )
+            .filter(|entry| entry.change.assigned().is_some_and(|net| !self.live.contains(&net.addr())))
             .map(|entry| entry.change.clone())
             .collect();
         if vanished.is_empty() {
@@ -509,18 +507,20 @@ impl NodeSide {
         Err(Failure::bad_input(format!("{address} is {why}"), range))
     }
 
+    /// What puts the address on the device: as it is in the record, where an earlier version may have done it another way.
     fn listener_change(&self, address: Ipv4Addr) -> Change {
-        Change::Address { net: slot_address(self.slot.net(), address) }
+        let change = listener(self.slot.net(), address);
+        let recorded =
+            self.record.entries().iter().find(|entry| {
+                entry.origin == AddedBy::Command && entry.change.assigned() == change.assigned()
+            });
+        recorded.map_or(change, |entry| entry.change.clone())
     }
 
     fn remember_listeners(&self, state: &StateFolder) {
         let ours = self.record.entries().iter().filter(|entry| entry.origin == AddedBy::Command);
-        let addresses: Vec<_> = ours
-            .filter_map(|entry| match entry.change {
-                Change::Address { net } => Some(net.addr()),
-                _ => None,
-            })
-            .collect();
+        let addresses: Vec<_> =
+            ours.filter_map(|entry| entry.change.assigned()).map(|net| net.addr()).collect();
         if let Err(error) = state.set_listeners(&addresses) {
             tracing::warn!(%error, "the listeners cannot be remembered for the next start");
         }

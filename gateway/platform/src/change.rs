@@ -14,7 +14,7 @@ pub const DEFAULT_ROUTE_METRIC: u32 = 9999;
 /// TCP stream; 1,000 is what it gives an Ethernet card.
 pub const TX_QUEUE_LEN: u32 = 1000;
 
-pub use windows::{FirewallRule, InterfaceSetting, intended_on_windows};
+pub use windows::{FirewallRule, InterfaceSetting, intended_on_windows, listener_on_windows};
 
 /// One change of the host's network, always on or through our device.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -215,6 +215,12 @@ pub fn intended(desired: &DesiredHost) -> Vec<Change> {
         list.push(Change::Dns { servers: desired.dns.clone() });
     }
     list
+}
+
+/// What puts a listener of `slot` on the device: after the node's own addresses, so that none of the host's connections comes from it.
+#[must_use]
+pub fn listener(slot: Ipv4Net, address: Ipv4Addr) -> Change {
+    Change::Address { net: slot_address(slot, address) }
 }
 
 /// `address` with the prefix length of `slot`, as it is assigned to the device.

@@ -1,5 +1,7 @@
 //! What a node wants of a Windows host. Computed here as plain data on any system; made by the Windows leaf.
 
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +115,13 @@ pub fn intended_on_windows(desired: &DesiredHost) -> Vec<Change> {
     list
 }
 
+/// What puts a listener of `slot` on the adapter. Windows may choose any address as the source of a connection (RFC 6724 in place of the
+/// first one), and registers all of them in DNS: a listener is for connections that come in, like .58.
+#[must_use]
+pub fn listener_on_windows(slot: Ipv4Net, address: Ipv4Addr) -> Change {
+    Change::QuietAddress { net: slot_address(slot, address) }
+}
+
 fn rules(desired: &DesiredHost) -> Vec<FirewallRule> {
     const ICMP: u8 = 1;
     const TCP: u8 = 6;
@@ -153,7 +162,6 @@ fn rules(desired: &DesiredHost) -> Vec<FirewallRule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
 
     fn recipe() -> DesiredHost {
         let address = |last| Ipv4Addr::new(172, 16, 8, last);
@@ -200,6 +208,16 @@ mod tests {
         firewall rule "RPC endpoint mapper (TCP 135)": protocol 6, ports RPC-EPMap
         firewall rule "RPC (dynamic ports)": protocol 6, ports RPC
         "#);
+    }
+
+    #[test]
+    fn of_all_that_is_put_on_the_adapter_only_the_nodes_own_address_is_a_source() {
+        let slot = recipe().slot;
+        let mut all = intended_on_windows(&recipe());
+        all.extend([59, 60, 62].map(|last| listener_on_windows(slot, Ipv4Addr::new(172, 16, 8, last))));
+        let sources = all.iter().filter(|change| matches!(change, Change::Address { .. }));
+        assert_eq!(sources.map(Change::to_string).collect::<Vec<_>>(), ["address 172.16.8.57/29"]);
+        assert!(all.iter().any(|change| change.to_string() == "address 172.16.8.59/29, not a source"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod virtio;
 mod wait;
 mod watch;
 
-pub use crate::change::intended;
+pub use crate::change::{intended, listener};
 pub use device::TunDevice;
 pub use files::{
     create_private_dir, distrust, group_id, is_private, open_key, private_file, private_fix, seal_file,

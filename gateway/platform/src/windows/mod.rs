@@ -28,7 +28,7 @@ pub mod doubles;
 #[path = "no_doubles.rs"]
 mod doubles;
 
-pub use crate::change::intended_on_windows as intended;
+pub use crate::change::{intended_on_windows as intended, listener_on_windows as listener};
 pub use boot::{boot_id, check_kernel};
 pub use device::TunDevice;
 pub use dll::DllFacts;

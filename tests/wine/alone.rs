@@ -4,6 +4,7 @@ use std::fs;
 
 use overlay_tests::case;
 use overlay_tests::harness::Case;
+use overlay_tests::overlay::Overlay;
 use overlay_tests::wait::{until, until_in};
 use overlay_tests::world::World;
 use serde_json::json;
@@ -16,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, gateway_answers_and_down_undoes_everything),
         case!(functional, listeners_come_by_the_pipe_and_by_the_cluster),
         case!(functional, network_that_stays_public_is_a_warning_of_status),
+        case!(functional, dns_servers_that_somebody_else_has_set_stay_and_are_a_warning),
         case!(functional, bad_input_ends_with_4_before_anything_is_changed),
     ]
 }
@@ -139,6 +141,29 @@ fn network_that_stays_public_is_a_warning_of_status(world: &World) {
     fs::remove_file(windows.doubles.join("public-network")).unwrap();
     let _up = windows.start("up --slot 56");
     assert!(!windows.status().0["warnings"].to_string().contains("network-not-private"));
+}
+
+fn dns_servers_that_somebody_else_has_set_stay_and_are_a_warning(world: &World) {
+    let overlay = Overlay::plan(world, &[56]);
+    let windows = WineNode::new(overlay.node(56).node.clone(), Some(56));
+    let up = windows.config(56, &overlay.node(56).keys, &overlay.node(56).file);
+    let file = windows.node.path("config.toml");
+    let text =
+        fs::read_to_string(&file).unwrap().replace("[overlay]\n", "[overlay]\ndns = [\"172.16.8.1\"]\n");
+    fs::write(&file, text).unwrap();
+    let foreign = windows.doubles.join("dns.txt");
+    fs::write(&foreign, "9.9.9.9\n").unwrap();
+    let _up = windows.start(&up);
+    let dns = || windows.held().into_iter().find(|change| change["change"] == "dns");
+    let warned = || windows.status().0["warnings"].to_string().contains("other_dns_servers");
+    assert!(warned());
+    assert_eq!(dns(), None);
+    fs::remove_file(&foreign).unwrap();
+    windows.run("reload").exits(0);
+    assert!(!warned());
+    assert_eq!(dns().unwrap()["servers"], json!(["172.16.8.1"]));
+    windows.run("down").exits(0);
+    assert_eq!(dns(), None);
 }
 
 fn bad_input_ends_with_4_before_anything_is_changed(world: &World) {

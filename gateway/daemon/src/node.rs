@@ -479,9 +479,28 @@ impl NodeSide {
                       overlay-gw never rewrites /etc/resolv.conf"
                         .to_owned(),
             };
-            eprintln!("warning: {}\n    {}", warning.text, warning.fix);
-            self.warnings.push(warning);
+            self.warn(warning);
         }
+        if let Some(Change::Dns { servers }) = &settled.other_servers {
+            let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+            let name = self.record.device().name.clone();
+            self.warn(Warning {
+                code: "other_dns_servers".to_owned(),
+                text: format!(
+                    "the DNS servers {} are not set: another program or an administrator has set others on {name}",
+                    servers.join(", ")
+                ),
+                fix: format!(
+                    "leave `dns` out of the configuration, or take the others away (Set-DnsClientServerAddress -InterfaceAlias \"{name}\" \
+                     -ResetServerAddresses) and run `overlay-gw reload`"
+                ),
+            });
+        }
+    }
+
+    fn warn(&mut self, warning: Warning) {
+        eprintln!("warning: {}\n    {}", warning.text, warning.fix);
+        self.warnings.push(warning);
     }
 
     fn listener_address(&self, text: &str) -> Result<Ipv4Addr, Failure> {

@@ -207,6 +207,8 @@ pub enum Outcome {
     AlreadyThere,
     /// DNS servers could not be set, since systemd-resolved does not run: the program goes on and says so.
     NoResolved,
+    /// The device has other DNS servers, which somebody else has set: they stay, and the program says so.
+    OtherServers,
 }
 
 /// Why there is no device.

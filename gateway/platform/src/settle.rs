@@ -31,6 +31,8 @@ pub struct Settled {
     pub removed: Vec<Change>,
     /// DNS servers that were not set, since systemd-resolved does not run. The caller warns.
     pub no_resolved: Option<Change>,
+    /// DNS servers that were not set, since somebody else has set others. The caller warns.
+    pub other_servers: Option<Change>,
 }
 
 /// What clearing did.
@@ -103,6 +105,10 @@ pub async fn settle<H: HostNet>(
             Ok(Outcome::NoResolved) => {
                 not_ours.push(change.clone());
                 settled.no_resolved = Some(change);
+            }
+            Ok(Outcome::OtherServers) => {
+                not_ours.push(change.clone());
+                settled.other_servers = Some(change);
             }
             // What is left after a refusal is not made, and so not ours.
             Err(error) => {

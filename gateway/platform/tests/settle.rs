@@ -181,3 +181,29 @@ async fn a_device_of_ours_without_a_record_is_removed_only_when_it_is_bare() {
     let world = World::new(Some("172.16.8.60/29"));
     assert!(!world.clear().await.device_removed);
 }
+
+#[tokio::test]
+async fn dns_servers_that_somebody_else_has_set_stay_and_are_told_and_ours_are_no_news() {
+    let world = World::new(None);
+    let mut record = world.record();
+    let others = [Ipv4Addr::new(9, 9, 9, 9)];
+    world.host.foreign_dns(&others);
+    let settled = settle(&world.host, &mut record, &intended(&desired())).await.unwrap();
+    let wanted = Change::Dns { servers: desired().dns };
+    assert_eq!(settled.other_servers, Some(wanted.clone()));
+    assert!(!record.is_ours(&wanted));
+    assert_eq!(world.host.dns(), others);
+    // Taken away, ours are set; then they are as wanted.
+    world.host.foreign_dns(&[]);
+    let settled = settle(&world.host, &mut record, &intended(&desired())).await.unwrap();
+    assert_eq!((settled.added.contains(&wanted), settled.other_servers), (true, None));
+    let settled = settle(&world.host, &mut record, &intended(&desired())).await.unwrap();
+    assert_eq!((settled.found, settled.other_servers), (vec![], None));
+    // The same ones that somebody else has set are found, and not ours.
+    let world = World::new(None);
+    world.host.foreign_dns(&desired().dns);
+    let mut record = world.record();
+    let settled = settle(&world.host, &mut record, &intended(&desired())).await.unwrap();
+    assert!(settled.found.contains(&wanted), "{settled:?}");
+    assert_eq!(world.host.dns(), desired().dns);
+}

@@ -59,6 +59,11 @@ impl MemoryHost {
         ifindex
     }
 
+    /// What another program does that sets the device's DNS servers.
+    pub fn foreign_dns(&self, servers: &[Ipv4Addr]) {
+        self.locked().dns = servers.to_vec();
+    }
+
     /// Adds an address to the device as another program would.
     pub fn foreign_address(&self, net: Ipv4Net) {
         self.locked().addresses.push(net);
@@ -125,6 +130,7 @@ impl HostNet for MemoryHost {
             Change::Address { net } | Change::QuietAddress { net } => add(&mut state.addresses, *net),
             Change::Route { destination, metric, .. } => add(&mut state.routes, key(*destination, *metric)),
             Change::Dns { servers } if state.dns == *servers => Outcome::AlreadyThere,
+            Change::Dns { .. } if !state.dns.is_empty() => Outcome::OtherServers,
             Change::Dns { servers } => {
                 state.dns.clone_from(servers);
                 Outcome::Added
@@ -146,7 +152,7 @@ impl HostNet for MemoryHost {
                 state.addresses.iter().any(|held| held.addr() == net.addr())
             }
             Change::Route { destination, metric, .. } => state.routes.contains(&key(*destination, *metric)),
-            Change::Dns { .. } => !state.dns.is_empty(),
+            Change::Dns { servers } => state.dns == *servers,
             Change::Firewall { rule } => state.rules.contains(rule),
             _ => false,
         })
@@ -160,6 +166,7 @@ impl HostNet for MemoryHost {
         Ok(match change {
             Change::Address { net } | Change::QuietAddress { net } => take(&mut state.addresses, net),
             Change::Route { destination, metric, .. } => take(&mut state.routes, &key(*destination, *metric)),
+            Change::Dns { servers } if state.dns != *servers => false,
             Change::Dns { .. } => !std::mem::take(&mut state.dns).is_empty(),
             _ => false,
         })

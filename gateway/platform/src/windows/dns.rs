@@ -1,5 +1,6 @@
-//! DNS servers of one interface: SetInterfaceDnsSettings where the system has it (Windows 10 2004, Server 2022), the
-//! registry value that it writes elsewhere. Never NRPT, which can break a domain controller.
+//! DNS servers of one interface: SetInterfaceDnsSettings where the system has it (Windows 10 2004, Server 2022); elsewhere, on Server
+//! 2016 and 2019, the registry value that it writes, and the DNS client is told to read its parameters again, as OpenVPN's service
+//! does after it has changed them. (DhcpNotifyConfigChange of dhcpcsvc.dll is not documented.) Never NRPT, which can break a domain controller.
 #![allow(unsafe_code, reason = "the calls of the system have no safe form; each says why it is sound")]
 
 use std::{io, net::Ipv4Addr, ptr};
@@ -13,6 +14,10 @@ use windows_sys::{
         System::{
             LibraryLoader::{GetProcAddress, LOAD_LIBRARY_SEARCH_SYSTEM32, LoadLibraryExW},
             Registry::{HKEY_LOCAL_MACHINE, REG_SZ, RRF_RT_REG_SZ, RegGetValueW, RegSetValueExW},
+            Services::{
+                CloseServiceHandle, ControlService, OpenSCManagerW, OpenServiceW, SC_MANAGER_CONNECT,
+                SERVICE_CONTROL_PARAMCHANGE, SERVICE_PAUSE_CONTINUE, SERVICE_STATUS,
+            },
         },
     },
     core::{GUID, s, w},
@@ -94,8 +99,32 @@ fn through_the_registry(guid: u128, list: &[u16]) -> io::Result<()> {
     let size = size_of_val(list) as u32;
     // SAFETY: `list` is as long as the call is told, its zero included.
     match unsafe { RegSetValueExW(key.0, w!("NameServer"), 0, REG_SZ, list.as_ptr().cast(), size) } {
-        ERROR_SUCCESS | ERROR_FILE_NOT_FOUND => Ok(()),
-        error => Err(io::Error::from_raw_os_error(error as i32)),
+        ERROR_SUCCESS | ERROR_FILE_NOT_FOUND => {}
+        error => return Err(io::Error::from_raw_os_error(error as i32)),
+    }
+    // What is written counts from the next start of the service, or change of the network, in any case.
+    if let Err(error) = tell_the_client() {
+        tracing::warn!(%error, "the DNS client could not be told of its new servers; it sees them when the network changes next");
+    }
+    Ok(())
+}
+
+/// Has the DNS client read its parameters again (SERVICE_CONTROL_PARAMCHANGE).
+fn tell_the_client() -> io::Result<()> {
+    let check = |done: bool| if done { Ok(()) } else { Err(io::Error::last_os_error()) };
+    // SAFETY: the names end with a zero; each handle is looked at before it is used, and closed once.
+    unsafe {
+        let manager = OpenSCManagerW(ptr::null(), ptr::null(), SC_MANAGER_CONNECT);
+        check(!manager.is_null())?;
+        let service = OpenServiceW(manager, w!("Dnscache"), SERVICE_PAUSE_CONTINUE);
+        let told = check(!service.is_null()).and_then(|()| {
+            let mut status = SERVICE_STATUS::default();
+            let told = check(ControlService(service, SERVICE_CONTROL_PARAMCHANGE, &raw mut status) != 0);
+            CloseServiceHandle(service);
+            told
+        });
+        CloseServiceHandle(manager);
+        told
     }
 }
 

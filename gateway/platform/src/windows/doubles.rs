@@ -7,6 +7,7 @@
 use std::{
     fs,
     io::{self, Write},
+    net::Ipv4Addr,
     path::PathBuf,
 };
 
@@ -110,6 +111,7 @@ impl RecordingHost {
     pub fn present(&self, change: &Change) -> bool {
         match (change, change.assigned()) {
             (_, Some(net)) => self.addresses().contains(&net),
+            (Change::Dns { servers }, _) => self.dns() == *servers,
             _ => self.held().contains(change),
         }
     }
@@ -133,6 +135,19 @@ impl RecordingHost {
         let foreign = fs::read_to_string(self.folder.join("cluster.txt")).unwrap_or_default();
         list.extend(foreign.lines().filter_map(|line| line.trim().parse::<Ipv4Net>().ok()));
         list
+    }
+
+    /// The DNS servers of the adapter: those of the record, or those that another program has set, one a line of `dns.txt`.
+    #[must_use]
+    pub fn dns(&self) -> Vec<Ipv4Addr> {
+        if let Ok(foreign) = fs::read_to_string(self.folder.join("dns.txt")) {
+            return foreign.lines().filter_map(|line| line.trim().parse().ok()).collect();
+        }
+        let set = self.held().into_iter().find_map(|change| match change {
+            Change::Dns { servers } => Some(servers),
+            _ => None,
+        });
+        set.unwrap_or_default()
     }
 
     /// The adapter is gone, and all that was on it but the firewall's rules.

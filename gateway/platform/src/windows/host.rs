@@ -174,6 +174,16 @@ impl HostNet for Host {
 
     async fn apply(&self, change: &Change) -> Result<Outcome, HostError> {
         let begin = Instant::now();
+        if let Change::Dns { servers } = change {
+            let held = match doubles::host(&self.device) {
+                Some(double) => double.dns(),
+                None => dns::servers(self.guid()?),
+            };
+            // Ours of before were taken back before these are set.
+            if !held.is_empty() && held != *servers {
+                return Ok(Outcome::OtherServers);
+            }
+        }
         loop {
             let not_yet = [ERROR_NOT_FOUND, ERROR_FILE_NOT_FOUND];
             match self.change(change)? {
@@ -207,7 +217,7 @@ impl HostNet for Host {
                     held.iter().any(|held| (held.destination, held.via) == (wanted.destination, wanted.via))
                 })
             }
-            Change::Dns { .. } => !dns::servers(self.guid()?).is_empty(),
+            Change::Dns { servers } => dns::servers(self.guid()?) == *servers,
             Change::Firewall { rule } => policy::has_rule(&self.device, rule),
             Change::LinkUp
             | Change::Mtu { .. }

@@ -7,7 +7,7 @@ use overlay_config::{Mode, Slot};
 use overlay_engine::peer::{PeerSettings, Sealing};
 use overlay_engine::{EngineSettings, RoleSettings};
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const NODES: u8 = 64;
 const FIRST: u8 = 100;
@@ -56,13 +56,17 @@ fn overlay() -> (World, [Id; 2], Vec<Id>) {
     (world, hubs, nodes)
 }
 
-/// How many of all pairs, each way, do not reach each other.
+/// How many of all pairs, each way, do not reach each other. One way right after the other: what is not answered leads to
+/// handshakes by boringtun's own clock, which is the machine's, and on a busy one all of it takes longer than it pretends to.
 fn unreached(world: &mut World, nodes: &[Id]) -> usize {
+    let members: Vec<_> = (0..NODES).zip(nodes).collect();
     let mut unreached = 0;
-    for (a, from) in (0..NODES).zip(nodes) {
-        for (b, to) in (0..NODES).zip(nodes).filter(|(b, _)| *b != a) {
-            world.send(*from, &udp(slot(a).address(), slot(b).address(), b"x"));
-            unreached += usize::from(world.inbox(*to).len() != 1);
+    for (n, one) in members.iter().enumerate() {
+        for other in &members[n + 1..] {
+            for ((a, from), (b, to)) in [(one, other), (other, one)] {
+                world.send(**from, &udp(slot(*a).address(), slot(*b).address(), b"x"));
+                unreached += usize::from(world.inbox(**to).len() != 1);
+            }
         }
     }
     unreached
@@ -72,13 +76,15 @@ fn unreached(world: &mut World, nodes: &[Id]) -> usize {
 fn all_pairs_of_sixty_four_nodes_reach_each_other_and_lose_a_hub_for_less_than_a_second() {
     let (mut world, hubs, nodes) = overlay();
     world.run(Duration::from_secs(5));
-    // What it costs a hub while nobody has anything to say. This is asked first: what has been said and not answered leads to
-    // handshakes by boringtun's own clock, which is the machine's, and this takes longer than it pretends to.
+    // What it costs a hub while nobody has anything to say.
     world.run(Duration::from_secs(3));
     world.sent.clear();
+    let began = Instant::now();
     world.run(Duration::from_secs(10));
     let probes = world.sent.iter().filter(|datagram| datagram.to == at(1)).count();
-    assert!(probes < 3000, "{probes} in ten seconds");
+    // boringtun's keepalives come by the machine's clock: more of them where these ten seconds take longer than that.
+    let most = 300.0 * began.elapsed().as_secs_f64().max(10.0);
+    assert!((probes as f64) < most, "{probes} in ten seconds, and {most} at most");
     assert_eq!(unreached(&mut world, &nodes), 0);
     world.kill(hubs[0]);
     world.run(Duration::from_millis(750));

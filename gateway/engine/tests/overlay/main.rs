@@ -14,6 +14,7 @@ mod failover;
 mod floating;
 mod gateway;
 mod hostile;
+mod liar;
 mod listeners;
 mod many;
 mod mtu;

@@ -28,7 +28,8 @@ impl Liar {
             let nowhere = SocketAddr::from(([192, 0, 2, number as u8], 40_000));
             let draining = number % 3 == 0;
             self.say(world, &Message::Echo { number, draining, seen_at: Some(nowhere) });
-            self.say(world, &Message::Echo { number: number.wrapping_add(1), draining, seen_at: None });
+            let seen_at = Some(SocketAddr::from(([203, 0, 113, number as u8], 40_000)));
+            self.say(world, &Message::Echo { number: number.wrapping_add(1), draining, seen_at });
             self.say(world, &Message::Notice { draining: !draining });
             self.say(world, &Message::Challenge { nonce: number.into() });
             for node in 0..32 {

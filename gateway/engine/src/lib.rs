@@ -33,6 +33,7 @@ mod sender;
 pub mod settings;
 mod share;
 pub mod table;
+mod whereabouts;
 
 pub use counters::{DropReason, Drops};
 pub use engine::{Engine, PeerStatus};

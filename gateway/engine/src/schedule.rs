@@ -1,7 +1,6 @@
 //! Time: what is due, and when something is due next. Handshakes and keepalives at a steady tick, probes at their own time.
 
 use crate::control::{Capabilities, HubId, Message, Whereabouts};
-use crate::conversation::whereabouts;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::output::Output;
@@ -13,6 +12,7 @@ use crate::peer::tunnel::{MIN_BUFFER, OVERHEAD, TICK};
 use crate::peer::{Kin, LinkGuard, Peer, PeerIndex, PeerKind, Sealing, Standing};
 use crate::settings::RoleSettings;
 use crate::table::Table;
+use crate::whereabouts::whereabouts;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};

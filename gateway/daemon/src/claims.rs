@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 const SHOWN: Duration = Duration::from_secs(3600);
 const MOST: usize = 4;
 
+/// Between two claims from the overlay of which others are told.
+const TELL_PACE: Duration = Duration::from_millis(200);
+
 const OLDER: u8 = 1;
 const TAKEN: u8 = 2;
 const UNSIGNED: u8 = 3;
@@ -80,7 +83,11 @@ impl Claim {
 
 /// What was refused lately, for the operator of this host.
 #[derive(Clone, Debug, Default)]
-pub struct Claims(Vec<(Warning, Instant)>);
+pub struct Claims {
+    shown: Vec<(Warning, Instant)>,
+    /// When others were told last of what came through the overlay.
+    told: Option<Instant>,
+}
 
 impl Claims {
     /// A claim to the place of this host, `name`, was refused by a gateway.
@@ -103,21 +110,31 @@ impl Claims {
         self.note(now, Warning { code: "record-refused".to_owned(), text, fix: fix.to_owned() });
     }
 
+    /// Whether others are to be told now of a claim that came through the overlay: whoever sends one after the other does not keep this
+    /// gateway busy with finding out whom they concern.
+    pub fn may_tell(&mut self, now: Instant) -> bool {
+        let rested = self.told.is_none_or(|at| now.saturating_duration_since(at) >= TELL_PACE);
+        if rested {
+            self.told = Some(now);
+        }
+        rested
+    }
+
     fn note(&mut self, now: Instant, warning: Warning) {
-        let known = self.0.iter().position(|(known, _)| *known == warning);
+        let known = self.shown.iter().position(|(known, _)| *known == warning);
         match known {
-            Some(place) => drop(self.0.remove(place)),
+            Some(place) => drop(self.shown.remove(place)),
             None => tracing::warn!("{}", warning.text),
         }
-        self.0.push((warning, now));
-        if self.0.len() > MOST {
-            self.0.remove(0);
+        self.shown.push((warning, now));
+        if self.shown.len() > MOST {
+            self.shown.remove(0);
         }
     }
 
     /// What is to be shown.
     pub fn warnings(&self, now: Instant) -> impl Iterator<Item = Warning> + '_ {
-        let recent = self.0.iter().filter(move |(_, at)| now.saturating_duration_since(*at) < SHOWN);
+        let recent = self.shown.iter().filter(move |(_, at)| now.saturating_duration_since(*at) < SHOWN);
         recent.map(|(warning, _)| warning.clone())
     }
 }
@@ -181,5 +198,7 @@ mod tests {
         assert_eq!(shown.len(), MOST);
         assert!(shown.iter().all(|warning| warning.code == "claim-refused"), "{shown:?}");
         assert_eq!(claims.warnings(now + SHOWN + Duration::from_secs(20)).count(), 0);
+        let told = (0..1_000).filter(|n| claims.may_tell(now + Duration::from_millis(*n)));
+        assert_eq!(told.count(), 5, "in a second");
     }
 }

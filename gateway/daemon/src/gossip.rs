@@ -361,6 +361,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_refused_is_told_once_a_second_at_most() {
+        let (_, book) = book();
+        let (mut gossip, start) = (Gossip::default(), Instant::now());
+        for tenth in 0..30 {
+            gossip.refused(start + Duration::from_millis(tenth * 100), [1; 32], b"claim");
+        }
+        let told: Vec<_> = std::iter::from_fn(|| gossip.next()).collect();
+        assert_eq!(told.len(), 3);
+        assert_eq!(gossip.heard(start, &book, [1; 32], &told[0].1), Some(Heard::Refused(b"claim")));
+    }
+
+    #[test]
     fn who_asks_for_a_lot_makes_nobody_else_wait() {
         let (key, mut book) = book();
         for number in 0..=255 {

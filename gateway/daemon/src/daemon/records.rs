@@ -83,6 +83,7 @@ impl Daemon {
                 self.spread(bytes, Some(record.record().public_key.0), from.as_ref());
             } else if let Some(claim) = Claim::of(&record, outcome).filter(Claim::is_worse_than_old)
                 && from.is_some()
+                && self.members.claims.may_tell(Instant::now())
             {
                 self.tell_refused(*from, &claim);
             }

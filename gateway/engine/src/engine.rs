@@ -434,7 +434,7 @@ impl Engine {
             if let Opened::Reply(len) = opened {
                 let reply = room.buffer().get(..len).unwrap_or_default();
                 link.responded(from, reply);
-                out.net.push(from, reply);
+                link.answers(from, datagram.first(), &self.legs, |to| _ = out.net.push(to, reply));
             }
             opened
         } else {
@@ -470,7 +470,7 @@ impl Engine {
             if let Opened::Reply(len) = opened {
                 let reply = buffer.get(..len).unwrap_or_default();
                 link.responded(from, reply);
-                out.net.push(from, reply);
+                link.answers(from, datagram.first(), &self.legs, |to| _ = out.net.push(to, reply));
             }
             opened
         };

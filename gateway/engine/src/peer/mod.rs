@@ -455,6 +455,28 @@ impl Drop for LinkGuard<'_> {
 }
 
 impl LinkState {
+    /// Where a message goes that answers the datagram of this type from `from`: back, but for the first message of a session, which answers
+    /// a response. That is for where the peer is known to be, if somebody else may have sent the response again.
+    pub(crate) fn answers(
+        &self,
+        from: SocketAddr,
+        kind: Option<&u8>,
+        legs: &RwLock<Vec<Leg>>,
+        mut to: impl FnMut(SocketAddr),
+    ) {
+        let copied = kind == Some(&2) && self.endpoint.is_some_and(|endpoint| endpoint != from);
+        match &self.kin {
+            Kin::Node(node) if copied && !node.paths.is_known(from) => {
+                if matches!(Paths::way_from(from, &legs.read()), path::Way::Via(_)) {
+                    return to(from);
+                }
+                self.endpoint.into_iter().chain(node.paths.known()).for_each(to);
+            }
+            Kin::Hub(_) | Kin::Member(_) if copied => self.endpoint.into_iter().for_each(to),
+            _ => to(from),
+        }
+    }
+
     /// A handshake response was sent to an endpoint.
     pub(crate) fn responded(&mut self, to: SocketAddr, response: &[u8]) {
         match &mut self.kin {

@@ -164,7 +164,9 @@ impl NodePeer {
         match way {
             Way::Via(_) => Some(way),
             // Initiations go only where the peer was known to be.
-            Way::Direct(address) => (began.is_some() || self.paths.is_known(address)).then_some(way),
+            Way::Direct(address) if began.is_some() || self.paths.is_known(address) => Some(way),
+            // Somebody may have been quicker with a copy. Through a hub that carries it would have gone as well.
+            Way::Direct(_) => self.paths.known().next().map(Way::Direct).filter(|_| answered),
         }
     }
 

@@ -349,11 +349,16 @@ impl Paths {
     /// Whether the peer was there at some time, or is written down to be.
     #[must_use]
     pub fn is_known(&self, address: SocketAddr) -> bool {
-        self.current == Some(Way::Direct(address))
-            || self.candidates.iter().any(|candidate| {
-                let known = candidate.source == Source::Configured || candidate.prober.was_ever_up();
-                candidate.address == address && known
-            })
+        self.current == Some(Way::Direct(address)) || self.known().any(|known| known == address)
+    }
+
+    /// Where the peer was at some time, or is written down to be.
+    pub fn known(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        let known = self
+            .candidates
+            .iter()
+            .filter(|candidate| candidate.source == Source::Configured || candidate.prober.was_ever_up());
+        known.map(|candidate| candidate.address)
     }
 
     /// A hub does not pass on to this peer.

@@ -46,6 +46,8 @@ fn strangers_learn_nothing(world: &World, from: usize, seconds: u64) {
     for n in 0..world.parties.len() as u8 {
         let sent: Vec<_> = world.sent[from..].iter().filter(|d| d.to == stranger(n)).collect();
         assert!(sent.iter().all(|d| d.bytes.len() < DATA), "a packet was sent to the stranger before {n}");
+        // Nor what tells the other side that its response was read.
+        assert!(sent.iter().all(|d| d.bytes.len() != 32), "a keepalive was sent to the stranger before {n}");
         let bytes: usize = sent.iter().map(|d| d.bytes.len()).sum();
         assert!(bytes as u64 <= seconds * 2_500, "{bytes} bytes to the stranger before {n}");
     }

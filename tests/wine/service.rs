@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, key_that_others_may_read_or_own_is_refused_with_the_commands_that_mend_it),
         case!(functional, service_is_installed_again_when_its_key_is_sealed_for_another_account),
         case!(functional, panic_of_the_service_is_in_its_log),
+        case!(functional, uninstall_finds_the_state_folder_that_the_service_was_installed_with),
         case!(functional, purge_takes_the_key_also_when_a_foreign_address_keeps_the_adapter),
         case!(functional, a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed),
         case!(functional, installer_installs_upgrades_and_leaves_nothing),
@@ -143,6 +144,26 @@ fn panic_of_the_service_is_in_its_log(world: &World) {
     }
     windows.node.reaches("172.16.8.56");
     windows.run("service uninstall --purge").exits(0);
+}
+
+fn uninstall_finds_the_state_folder_that_the_service_was_installed_with(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    let state = windows.node.path("state");
+    windows.run(&format!("service install --slot 56 --state-dir {}", windows_path(&state))).exits(0);
+    windows.run("service start").exits(0);
+    assert!(state.join("private.key").exists());
+    std::fs::write(state.join("an operator's"), "").unwrap();
+    windows.node.reaches("172.16.8.56");
+    let registry = ["reg", "query", r"HKLM\SOFTWARE\overlay-gw"];
+    windows.windows(&registry).exits(0);
+    windows.run("service uninstall --purge").exits(0);
+    assert_eq!(windows.held(), Vec::<serde_json::Value>::new());
+    windows.wait_wintun("close Overlay remove", 1);
+    let left = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(left.collect::<Vec<_>>(), ["an operator's"]);
+    // What is the system's: the registry, and the driver, which goes after its last adapter.
+    windows.windows(&registry).exits(1);
+    assert_eq!(windows.wintun().last().map(String::as_str), Some("delete driver"));
 }
 
 fn purge_takes_the_key_also_when_a_foreign_address_keeps_the_adapter(world: &World) {

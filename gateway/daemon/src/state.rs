@@ -11,9 +11,15 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const KEY: &str = "private.key";
-const LISTENERS: &str = "listeners.json";
-const CLOCK: &str = "clock.json";
+/// A file of the folder.
+pub const KEY: &str = "private.key";
+/// A file of the folder.
+pub const LISTENERS: &str = "listeners.json";
+/// A file of the folder.
+pub const CLOCK: &str = "clock.json";
+
+/// A file of the folder.
+pub const LOCK: &str = "lock";
 
 /// A wall clock that went back by less than this is no matter: handshakes have a grain of seconds.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
@@ -153,7 +159,7 @@ impl StateFolder {
     /// # Errors
     /// When another process has it.
     pub fn lock(&self) -> Result<File, Failure> {
-        let path = self.0.join("lock");
+        let path = self.0.join(LOCK);
         let file =
             os::private_file().create(true).truncate(false).write(true).open(&path).map_err(|error| {
                 Failure::bad_input(

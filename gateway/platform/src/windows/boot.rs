@@ -10,7 +10,7 @@ use windows_sys::{
         System::{
             Registry::{
                 HKEY, HKEY_LOCAL_MACHINE, KEY_QUERY_VALUE, KEY_SET_VALUE, REG_OPTION_VOLATILE, REG_SZ,
-                RRF_RT_REG_SZ, RegCloseKey, RegCreateKeyExW, RegGetValueW, RegSetValueExW,
+                RRF_RT_REG_SZ, RegCloseKey, RegCreateKeyExW, RegDeleteTreeW, RegGetValueW, RegSetValueExW,
             },
             SystemInformation::OSVERSIONINFOW,
         },
@@ -70,6 +70,18 @@ pub fn boot_id() -> io::Result<String> {
         )
     };
     if set == ERROR_SUCCESS { Ok(id) } else { Err(io::Error::from_raw_os_error(set as i32)) }
+}
+
+/// Takes away what is in the registry of this program: the boot's id. A record that is still there is one of another boot from then on.
+///
+/// # Errors
+/// What the registry says.
+pub fn forget() -> io::Result<()> {
+    // SAFETY: the name ends with a zero.
+    match unsafe { RegDeleteTreeW(HKEY_LOCAL_MACHINE, w!("SOFTWARE\\overlay-gw")) } {
+        ERROR_SUCCESS | ERROR_FILE_NOT_FOUND => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error as i32)),
+    }
 }
 
 /// Checks that this Windows is 10 or Server 2016, or newer.

@@ -102,6 +102,17 @@ impl Dll {
     }
 }
 
+/// Removes the driver from the system (WintunDeleteDriver). Windows keeps it while any program has an adapter of it; one that comes later
+/// brings it again.
+///
+/// # Errors
+/// When the library is not there or not the real one; what the system says.
+pub fn delete_driver() -> io::Result<()> {
+    let dll = Dll::load().map_err(io::Error::other)?;
+    // SAFETY: the function of wintun.h, which takes nothing.
+    if unsafe { dll.wintun.WintunDeleteDriver() } == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 fn beside_the_program() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     program.parent().unwrap_or(Path::new("")).join(NAME)

@@ -29,9 +29,9 @@ pub mod doubles;
 mod doubles;
 
 pub use crate::change::{intended_on_windows as intended, listener_on_windows as listener};
-pub use boot::{boot_id, check_kernel};
+pub use boot::{boot_id, check_kernel, forget as forget_boot};
 pub use device::TunDevice;
-pub use dll::DllFacts;
+pub use dll::{DllFacts, delete_driver};
 pub use files::{
     create_private_dir, distrust, group_id, is_clear_key, is_private, is_private_for_service, open_key,
     private_file, private_fix, seal_file, seal_key,

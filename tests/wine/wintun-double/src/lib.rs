@@ -143,6 +143,7 @@ pub unsafe extern "system" fn WintunCloseAdapter(adapter: *mut Adapter) {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "system" fn WintunDeleteDriver() -> i32 {
+    note("delete driver");
     1
 }
 

@@ -1,12 +1,15 @@
 //! The service control manager: install, uninstall, start, stop, status, and the service's own main.
 
 use super::{Notice, SERVICE, events};
-use crate::cli::{Global, UpArgs};
+use crate::cli::{Cli, Global, UpArgs};
 use crate::config_file::{Kind, Origin};
 use crate::exit::{self, Failure};
-use crate::state::StateFolder;
+use crate::state::{self, StateFolder};
+use clap::Parser as _;
+use overlay_config::membership::RECORDS_FILE;
 use overlay_config::{HostFacts, Overrides};
 use overlay_platform::os::{self, places};
+use overlay_platform::record;
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -186,8 +189,16 @@ fn check_keys(files: impl Iterator<Item = PathBuf>) -> Result<(), Failure> {
 /// # Errors
 /// What the manager refuses.
 pub fn uninstall(purge: bool, global: &Global) -> Result<u8, Failure> {
-    let installed = match open(ServiceAccess::QUERY_STATUS | ServiceAccess::STOP | ServiceAccess::DELETE) {
+    let access = ServiceAccess::QUERY_STATUS
+        | ServiceAccess::QUERY_CONFIG
+        | ServiceAccess::STOP
+        | ServiceAccess::DELETE;
+    let mut global = global.clone();
+    let installed = match open(access) {
         Ok(service) => {
+            let with = service.query_config().ok();
+            let with = with.and_then(|config| installed_with(&config.executable_path.to_string_lossy()));
+            global.state_dir = global.state_dir.or_else(|| with.and_then(|with| with.state_dir));
             halt(&service)?;
             service.delete().map_err(|error| failed("delete", &error))?;
             true
@@ -197,17 +208,87 @@ pub fn uninstall(purge: bool, global: &Global) -> Result<u8, Failure> {
     };
     events::unregister();
     // Adapter, addresses, routes, rules: as a stopped service leaves them.
-    let taken = match crate::client::take_down(global) {
+    let taken = match crate::client::take_down(&global) {
         Err(failure) if failure.code == exit::NO_SERVICE && (installed || purge) => Ok(Vec::new()),
         taken => taken.map(|down| down.kept),
     };
+    if taken.as_ref().is_ok_and(Vec::is_empty) {
+        forget_system();
+    }
     if purge {
         // Also when the host has refused something: the key must not stay for its sake.
+        if let Some(folder) = &global.state_dir {
+            purge_state(folder)?;
+        }
         self::purge(taken.as_deref().unwrap_or_default())?;
     }
     taken?;
     println!("uninstalled");
     Ok(exit::OK)
+}
+
+/// The flags that the service was installed with, by its command line.
+fn installed_with(command: &str) -> Option<Global> {
+    Cli::try_parse_from(words(command)).ok().map(|cli| cli.global)
+}
+
+/// The words of a command line, as the C runtime of Windows splits it (Microsoft's "Parsing C command-line arguments"): quotes hold
+/// blanks together, and backslashes count only in front of a quote.
+fn words(command: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted, mut backslashes) = (Vec::new(), None::<String>, false, 0);
+    for c in command.chars() {
+        if c == '\\' {
+            backslashes += 1;
+            continue;
+        }
+        let literal = c == '"' && backslashes % 2 == 1;
+        if backslashes > 0 {
+            let count = if c == '"' { backslashes / 2 } else { backslashes };
+            word.get_or_insert_default().push_str(&"\\".repeat(count));
+            backslashes = 0;
+        }
+        match c {
+            '"' if !literal => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            ' ' | '\t' if !quoted => words.extend(word.take()),
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    if backslashes > 0 {
+        word.get_or_insert_default().push_str(&"\\".repeat(backslashes));
+    }
+    words.extend(word);
+    words
+}
+
+/// What no adapter needs any more: the boot's id in the registry, and the driver, unless another program has an adapter of it.
+fn forget_system() {
+    if let Err(error) = os::forget_boot() {
+        eprintln!("warning: HKLM\\SOFTWARE\\overlay-gw stays in the registry: {error}");
+    }
+    if let Err(error) = os::delete_driver() {
+        eprintln!("the driver Wintun stays: {error}");
+    }
+}
+
+/// Removes our files from a state folder that the operator has chosen, and the folder if nothing else is in it.
+fn purge_state(folder: &Path) -> Result<(), Failure> {
+    for name in [state::KEY, state::LISTENERS, state::CLOCK, state::LOCK, RECORDS_FILE, record::FILE] {
+        let path = folder.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::bad_input(
+                    format!("cannot remove {}: {error}", path.display()),
+                    "close what has it open, and remove it by hand",
+                ));
+            }
+            _ => {}
+        }
+    }
+    let _ = std::fs::remove_dir(folder);
+    Ok(())
 }
 
 /// Removes configuration, keys and logs. `kept`: the addresses that are not ours, for whose sake the adapter stays, and with it its
@@ -488,4 +569,20 @@ fn service_main(_: Vec<OsString>) {
         code => ServiceExitCode::ServiceSpecific(u32::from(code)),
     };
     service.report(ServiceState::Stopped, Duration::ZERO, code);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_services_command_line_says_what_it_was_installed_with() {
+        let line = r#""C:\Program Files\overlay-gw\overlay-gw.exe" service run --config "C:\my packs\config.toml" --state-dir "D:\a state\\" --slot 56"#;
+        let with = installed_with(line).unwrap();
+        assert_eq!(with.config, Some(PathBuf::from(r"C:\my packs\config.toml")));
+        assert_eq!(with.state_dir, Some(PathBuf::from(r"D:\a state\")));
+        assert_eq!(with.control, None);
+        assert!(installed_with("C:\\windows\\system32\\svchost.exe -k netsvcs").is_none());
+        assert_eq!(words(r#"a "" \\b\"c"#), ["a", "", r#"\\b"c"#]);
+    }
 }

@@ -25,7 +25,7 @@ use overlay_config::{Config, HostFacts, PrivateKey};
 use overlay_engine::{Engine, Event, Output};
 use overlay_platform::HostNet as _;
 use overlay_platform::Transport as _;
-use overlay_platform::os::{TunDevice, UdpTransport, connect_host, keep_underlay_outside};
+use overlay_platform::os::{self, TunDevice, UdpTransport, connect_host, keep_underlay_outside};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::sync::Arc;
@@ -115,7 +115,7 @@ impl Prepared {
             );
             Failure::bad_input(
                 format!("cannot listen on {at}: {error}"),
-                "see who has it with `ss -ulpn`, or choose another with --listen PORT or listen_port",
+                format!("{}, or choose another with --listen PORT or listen_port", os::advice::PORT_HOLDER),
             )
         })?;
         state.create()?;
@@ -137,7 +137,7 @@ impl Prepared {
                     "the clock is {} s behind the last time that this service ran; peers that remember refuse its handshakes until it has caught up",
                     behind.as_secs()
                 ),
-                fix: "set the clock (timedatectl status; chronyc makestep)".to_owned(),
+                fix: os::advice::SET_CLOCK.to_owned(),
             };
             tracing::warn!("{}", warning.text);
             warnings.push(warning);

@@ -236,7 +236,8 @@ pub enum DeviceError {
     },
     /// A TUN or TAP device of that name exists, and nothing says that we made it.
     #[error(
-        "device {name} exists and was not made by overlay-gw\n    choose another name with --device, or remove it with `ip link delete {name}` if nothing needs it"
+        "device {name} exists and was not made by overlay-gw\n    choose another name with --device, or {} if nothing needs it",
+        os::advice::REMOVE_DEVICE.replace("NAME", name)
     )]
     NotOurs {
         /// The device's name.
@@ -251,9 +252,7 @@ pub enum DeviceError {
         source: io::Error,
     },
     /// The process may not make or open the device.
-    #[error(
-        "no permission to open device {name}: {source}\n    run as root, or with the capability CAP_NET_ADMIN"
-    )]
+    #[error("no permission to open device {name}: {source}\n    {}", os::advice::RIGHTS)]
     Permission {
         /// The device's name.
         name: String,
@@ -304,7 +303,7 @@ pub enum HostError {
         source: io::Error,
     },
     /// The process may not change the network.
-    #[error("{what}: {source}\n    run as root, or with the capability CAP_NET_ADMIN")]
+    #[error("{what}: {source}\n    {}", os::advice::RIGHTS)]
     Permission {
         /// What was asked, in words.
         what: String,

@@ -74,8 +74,8 @@ pub enum RecordError {
     },
     /// The file holds something else than a record.
     #[error(
-        "{} is not a record of overlay-gw: {text}\n    it was kept as {}; start again, and addresses and routes that are still on the device will be left alone as somebody else's (`ip link delete` removes the device with all of them)",
-        path.display(), kept_as.display()
+        "{} is not a record of overlay-gw: {text}\n    it was kept as {}; start again, and addresses and routes that are still on the device will be left alone as somebody else's; to be rid of the device with all of them, {}",
+        path.display(), kept_as.display(), crate::os::advice::REMOVE_DEVICE
     )]
     Broken {
         /// The file.

@@ -1,5 +1,6 @@
 //! The Linux leaf: TUN and TAP devices, UDP in batches, rtnetlink, systemd-resolved, network namespaces.
 
+pub mod advice;
 pub mod child;
 mod device;
 mod files;

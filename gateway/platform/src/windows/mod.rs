@@ -1,5 +1,6 @@
 //! The Windows leaf: the Wintun adapter and the process that holds it, UDP, the IP Helper API, named pipes, DPAPI.
 
+pub mod advice;
 mod boot;
 mod category;
 mod device;

@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         case!(functional, key_that_others_may_read_or_own_is_refused_with_the_commands_that_mend_it),
         case!(functional, service_is_installed_again_when_its_key_is_sealed_for_another_account),
         case!(functional, panic_of_the_service_is_in_its_log),
+        case!(functional, service_is_registered_with_its_settings_and_its_events_have_their_texts),
         case!(functional, uninstall_finds_the_state_folder_that_the_service_was_installed_with),
         case!(functional, purge_takes_the_key_also_when_a_foreign_address_keeps_the_adapter),
         case!(functional, a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed),
@@ -144,6 +145,66 @@ fn panic_of_the_service_is_in_its_log(world: &World) {
     }
     windows.node.reaches("172.16.8.56");
     windows.run("service uninstall --purge").exits(0);
+}
+
+/// The numbers at the beginning of the lines that begin with `before` and go on with `after`.
+fn numbers(text: &str, before: &str, after: &str) -> Vec<u32> {
+    let number = |line: &str| line.strip_prefix(before)?.split(after).next()?.trim().parse().ok();
+    text.lines().filter_map(number).collect()
+}
+
+fn service_is_registered_with_its_settings_and_its_events_have_their_texts(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), None);
+    let install = windows.run("service install --slot 56").exits(0);
+    let registry = |key: &str| {
+        let held =
+            windows.windows(&["reg", "query", &format!(r"HKLM\SYSTEM\CurrentControlSet\Services\{key}")]);
+        let lines = held.exits(0).stdout;
+        let words = lines.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        words.collect::<Vec<_>>()
+    };
+    let held = registry("overlay-gw");
+    for value in [
+        r"DependOnService REG_MULTI_SZ Nsi\0Tcpip",
+        "ObjectName REG_SZ LocalSystem",
+        "PreshutdownTimeout REG_DWORD 0x2710",
+        "Start REG_DWORD 0x2",
+        "Type REG_DWORD 0x10",
+    ] {
+        assert!(held.iter().any(|line| line == value), "{value}: {held:#?}");
+    }
+    // These two Wine refuses, which shows that they are asked for; the restarts after a crash it takes and does not keep.
+    let warnings: Vec<_> = install.stderr.lines().filter(|line| line.starts_with("warning")).collect();
+    let refused = ["the service's delayed start", "the service's restart after an error"];
+    assert_eq!(warnings.len(), refused.len(), "{warnings:?}");
+    assert!(warnings.iter().zip(refused).all(|(line, what)| line.contains(what)), "{warnings:?}");
+
+    // Wine's event log stays empty. The source names the program, and the program has a text for each event of the page.
+    let source = registry(r"EventLog\Application\overlay-gw");
+    let program = windows_path(&windows.node.path("bin/overlay-gw.exe"));
+    assert!(
+        source.iter().any(|line| line.starts_with("EventMessageFile") && line.ends_with(&program)),
+        "{source:?}"
+    );
+    let file =
+        |path: &str| std::fs::read_to_string(format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let texts = file("gateway/daemon/windows/events.mc");
+    let ids = numbers(&texts, "MessageId=", "\n");
+    assert!(ids.contains(&1) && ids.contains(&13), "{ids:?}");
+    assert_eq!(
+        numbers(&file("packaging/windows/README.md"), "| ", " |"),
+        ids,
+        "the page's table has all of them"
+    );
+    // Without its zeros a text of 16 bits is one of 8.
+    let mut program = std::fs::read(windows.node.path("bin/overlay-gw.exe")).unwrap();
+    program.retain(|byte| *byte != 0);
+    let program = String::from_utf8_lossy(&program);
+    let lines: Vec<&str> = texts.lines().collect();
+    for text in lines.windows(2).filter(|pair| pair[0].starts_with("Language=")).map(|pair| pair[1]) {
+        assert!(program.contains(text), "{text}");
+    }
+    windows.run("service uninstall").exits(0);
 }
 
 fn uninstall_finds_the_state_folder_that_the_service_was_installed_with(world: &World) {

@@ -122,19 +122,12 @@ pub fn install(slot: Option<&str>, global: &Global) -> Result<u8, Failure> {
         }
         Err(_) => manager.create_service(&info, access).map_err(|error| failed("install", &error))?,
     };
-    let again = ServiceAction { action_type: ServiceActionType::Restart, delay: RECOVERY };
-    let recovery = ServiceFailureActions {
-        reset_period: ServiceFailureResetPeriod::After(Duration::from_secs(600)),
-        reboot_msg: None,
-        command: None,
-        actions: Some(vec![again.clone(), again.clone(), again]),
-    };
     let text = "Tunnel and gateway of this node in the overlay of its failover cluster.";
     // Without them it runs all the same: each is said when it is refused.
     let settings = [
         ("description", service.set_description(text)),
         ("delayed start", service.set_delayed_auto_start(true)),
-        ("restart after a crash", service.update_failure_actions(recovery)),
+        ("restart after a crash", service.update_failure_actions(recovery())),
         ("restart after an error", service.set_failure_actions_on_non_crash_failures(true)),
         ("order at shutdown", service.set_preshutdown_timeout(PRESHUTDOWN)),
     ];
@@ -148,6 +141,18 @@ pub fn install(slot: Option<&str>, global: &Global) -> Result<u8, Failure> {
     }
     println!("installed; start it with `overlay-gw service start`");
     Ok(exit::OK)
+}
+
+/// What the service manager does when the service's process ends without a word: it starts it again, however often.
+fn recovery() -> ServiceFailureActions {
+    // The last one counts for all that follow.
+    let again = ServiceAction { action_type: ServiceActionType::Restart, delay: RECOVERY };
+    ServiceFailureActions {
+        reset_period: ServiceFailureResetPeriod::After(Duration::from_secs(600)),
+        reboot_msg: None,
+        command: None,
+        actions: Some(vec![again.clone(), again.clone(), again]),
+    }
 }
 
 /// Refuses a key that the service would refuse at its start: it is private in the eyes of who installs the service and owns it, and the
@@ -574,6 +579,19 @@ fn service_main(_: Vec<OsString>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_crash_is_followed_by_a_start_five_seconds_later() {
+        // Wine takes these and keeps none of them.
+        let actions = recovery().actions.unwrap();
+        assert_eq!(actions.len(), 3);
+        for action in actions {
+            assert_eq!(
+                (action.action_type, action.delay),
+                (ServiceActionType::Restart, Duration::from_secs(5))
+            );
+        }
+    }
 
     #[test]
     fn a_services_command_line_says_what_it_was_installed_with() {

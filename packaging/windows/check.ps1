@@ -1,9 +1,12 @@
 # Runs what can be automated of the checklist in README (overlay-gw on a real Windows), and prints pass or fail for each line.
 # In a PowerShell of an administrator, on a node whose service is installed:   .\check.ps1 -Slot 56
+# -Dns: what [overlay] dns names, -Rules: the firewall rules that [device.windows] leaves.
 param(
     [Parameter(Mandatory = $true)][int]$Slot,
     [string]$Overlay = '172.16.8',
-    [string]$Adapter = 'Overlay'
+    [string]$Adapter = 'Overlay',
+    [string[]]$Dns = @(),
+    [string[]]$Rules = @('ICMP', 'cluster (UDP 3343)', 'cluster (TCP 3343)', 'SMB (TCP 445)', 'RPC endpoint mapper (TCP 135)', 'RPC (dynamic ports)')
 )
 $program = Join-Path $PSScriptRoot 'overlay-gw.exe'
 $failed = 0
@@ -15,10 +18,25 @@ function At([int]$offset) { "$Overlay.$($Slot + $offset)" }
 $node = & $program status --json | ConvertFrom-Json
 
 Check 'service is running' { (Get-Service overlay-gw).Status -eq 'Running' }
-Check 'service starts automatically, delayed' {
-    (Get-ItemProperty HKLM:\SYSTEM\CurrentControlSet\Services\overlay-gw).DelayedAutostart -eq 1
+$service = Get-ItemProperty HKLM:\SYSTEM\CurrentControlSet\Services\overlay-gw
+Check 'service starts automatically, delayed' { $service.Start -eq 2 -and $service.DelayedAutostart -eq 1 }
+Check 'service waits for the network stack' {
+    $service.DependOnService -contains 'Nsi' -and $service.DependOnService -contains 'Tcpip'
 }
-Check 'service is restarted after a crash' { (sc.exe qfailure overlay-gw) -match 'RESTART' }
+Check 'service has 10 s before a shutdown' { $service.PreshutdownTimeout -eq 10000 }
+Check 'service is restarted 5 s after a crash, each time, and after an error' {
+    # SERVICE_FAILURE_ACTIONS as the registry has it: the number of actions at byte 12, from byte 20 on kind (1: restart) and milliseconds.
+    $actions = $service.FailureActions
+    $count = [BitConverter]::ToInt32($actions, 12)
+    $wrong = 0..($count - 1) | Where-Object {
+        [BitConverter]::ToInt32($actions, 20 + 8 * $_) -ne 1 -or [BitConverter]::ToInt32($actions, 24 + 8 * $_) -ne 5000
+    }
+    $count -eq 3 -and -not $wrong -and $service.FailureActionsOnNonCrashFailures -eq 1
+}
+Check 'event source names the program' {
+    $source = Get-ItemProperty HKLM:\SYSTEM\CurrentControlSet\Services\EventLog\Application\overlay-gw
+    $source.EventMessageFile -eq $program
+}
 Check 'wintun.dll is WireGuard LLC''s' {
     $signature = Get-AuthenticodeSignature (Join-Path $PSScriptRoot 'wintun.dll')
     $signature.Status -eq 'Valid' -and $signature.SignerCertificate.Subject -match 'CN=WireGuard LLC'
@@ -26,7 +44,9 @@ Check 'wintun.dll is WireGuard LLC''s' {
 Check 'status shows the driver' { $node.device.driver -match 'WireGuard LLC' }
 Check 'adapter is up' { (Get-NetAdapter -Name $Adapter).Status -eq 'Up' }
 Check 'adapter has the GUID of overlay and slot' {
-    (Get-NetAdapter -Name $Adapter).InterfaceGuid -match '^\{6F766777-'
+    # Ours, the lengths of both prefixes (24 and 29), the slot's first address.
+    $address = -join ((At 0).Split('.') | ForEach-Object { '{0:X2}' -f [int]$_ })
+    (Get-NetAdapter -Name $Adapter).InterfaceGuid -eq "{6F766777-181D-8000-8000-0000$address}"
 }
 Check 'node''s address is there, and not tentative' {
     (Get-NetIPAddress -InterfaceAlias $Adapter -IPAddress (At 1)).AddressState -eq 'Preferred'
@@ -54,11 +74,28 @@ Check 'own connections into the overlay come from the node''s address' {
 Check 'network is Private or DomainAuthenticated' {
     (Get-NetConnectionProfile -InterfaceAlias $Adapter).NetworkCategory -ne 'Public'
 }
-Check 'firewall rules' { @(Get-NetFirewallRule -Group overlay-gw).Count -ge 6 }
+Check 'status has no warning about the host' {
+    -not ($node.warnings.code | Where-Object { $_ -in 'network-not-private', 'other_dns_servers', 'clock_behind', 'packet-thread-hangs' })
+}
+Check 'firewall rules are those, on this adapter, and no others' {
+    $wrong = $Rules | Where-Object {
+        $rule = Get-NetFirewallRule -DisplayName "overlay-gw ${Adapter}: $_" -ErrorAction SilentlyContinue
+        -not $rule -or $rule.Enabled -ne 'True' -or $rule.Direction -ne 'Inbound' -or $rule.Action -ne 'Allow' -or
+            ($rule | Get-NetFirewallInterfaceFilter).InterfaceAlias -ne $Adapter
+    }
+    if ($wrong) { throw "not as it should be: $($wrong -join ', ')" }
+    @(Get-NetFirewallRule -Group overlay-gw).Count -eq $Rules.Count
+}
+Check 'DNS servers of the adapter' {
+    $held = (Get-DnsClientServerAddress -InterfaceAlias $Adapter -AddressFamily IPv4).ServerAddresses
+    if ((@($held) -join ' ') -ne ($Dns -join ' ')) { throw "they are: $($held -join ' ')" }
+    $true
+}
 Check 'gateway answers' { Test-Connection -ComputerName (At 0) -Count 2 -Quiet }
-Check 'listener is added, live, and removed' {
+Check 'listener is added, live, no source, and removed' {
     & $program listener add (At 6) | Out-Null
-    $live = (Get-NetIPAddress -InterfaceAlias $Adapter -IPAddress (At 6)).AddressState -eq 'Preferred'
+    $added = Get-NetIPAddress -InterfaceAlias $Adapter -IPAddress (At 6)
+    $live = $added.AddressState -eq 'Preferred' -and $added.SkipAsSource
     & $program listener remove (At 6) | Out-Null
     $live -and -not (Get-NetIPAddress -InterfaceAlias $Adapter -IPAddress (At 6) -ErrorAction SilentlyContinue)
 }
@@ -76,6 +113,7 @@ Check 'private key is sealed, and only SYSTEM and Administrators may have it' {
         Where-Object { $_ -notin 'S-1-5-18', 'S-1-5-32-544' }
     (Get-Content $key -TotalCount 1) -match '^overlay-gw DPAPI' -and -not $others
 }
+$killed = Get-Date
 Check 'adapter lives through a kill of the service''s process' {
     $before = (Get-NetAdapter -Name $Adapter).InterfaceGuid
     Stop-Process -Id (& $program service status --json | ConvertFrom-Json).pid -Force
@@ -89,8 +127,13 @@ Check 'service is back within 30 s, and the gateway answers' {
     }
     Test-Connection -ComputerName (At 0) -Count 2 -Quiet
 }
-Check 'event log has the start' {
-    @(Get-WinEvent -FilterHashtable @{ LogName = 'Application'; ProviderName = 'overlay-gw'; Id = 1 } -MaxEvents 1).Message -match 'packets flow'
+Check 'event log has the start after the kill, with its text' {
+    $start = @{ LogName = 'Application'; ProviderName = 'overlay-gw'; Id = 1; StartTime = $killed }
+    @(Get-WinEvent -FilterHashtable $start -MaxEvents 1).Message -match 'packets flow'
+}
+Check 'event log has no bug' {
+    $bug = @{ LogName = 'Application'; ProviderName = 'overlay-gw'; Id = 13 }
+    -not (Get-WinEvent -FilterHashtable $bug -MaxEvents 1 -ErrorAction SilentlyContinue)
 }
 "$failed failed"
 exit $failed

@@ -24,6 +24,10 @@ pub fn cases() -> Vec<Case> {
         case!(functional, panic_of_the_service_is_in_its_log),
         case!(functional, service_is_registered_with_its_settings_and_its_events_have_their_texts),
         case!(functional, uninstall_finds_the_state_folder_that_the_service_was_installed_with),
+        case!(
+            functional,
+            uninstall_says_that_the_adapter_stays_for_a_foreign_address_and_down_takes_it_later
+        ),
         case!(functional, purge_takes_the_key_also_when_a_foreign_address_keeps_the_adapter),
         case!(functional, a_folder_of_somebody_else_stops_the_start_and_one_that_is_only_too_open_is_closed),
         case!(functional, installer_installs_upgrades_and_leaves_nothing),
@@ -225,6 +229,22 @@ fn uninstall_finds_the_state_folder_that_the_service_was_installed_with(world: &
     // What is the system's: the registry, and the driver, which goes after its last adapter.
     windows.windows(&registry).exits(1);
     assert_eq!(windows.wintun().last().map(String::as_str), Some("delete driver"));
+}
+
+fn uninstall_says_that_the_adapter_stays_for_a_foreign_address_and_down_takes_it_later(world: &World) {
+    let windows = WineNode::new(world.node("w", 11), Some(56));
+    windows.run("service install --slot 56").exits(0);
+    windows.run("service start").exits(0);
+    windows.cluster_addresses(&["172.16.8.60/29"]);
+    // Nothing of ours stays but what the adapter needs: no failure, and said.
+    let done = windows.run("service uninstall").exits(0);
+    let said = ["uninstalled", "adapter stays", "172.16.8.60/29", "overlay-gw down"];
+    assert!(said.iter().all(|word| done.stdout.contains(word)), "{}", done.both());
+    assert_eq!(windows.count_wintun("close Overlay remove"), 0);
+    assert_eq!(windows.count_wintun("delete driver"), 0);
+    windows.cluster_addresses(&[]);
+    windows.run("down").exits(0);
+    windows.wait_wintun("close Overlay remove", 1);
 }
 
 fn purge_takes_the_key_also_when_a_foreign_address_keeps_the_adapter(world: &World) {

@@ -227,8 +227,14 @@ pub fn uninstall(purge: bool, global: &Global) -> Result<u8, Failure> {
         }
         self::purge(taken.as_deref().unwrap_or_default())?;
     }
-    taken?;
-    println!("uninstalled");
+    match taken?.as_slice() {
+        [] => println!("uninstalled"),
+        kept => println!(
+            "uninstalled; the adapter stays, with the process that holds it, for {} on it, which overlay-gw has not added; when that is offline in the \
+             cluster, `overlay-gw down` takes the adapter away",
+            kept.join(", ")
+        ),
+    }
     Ok(exit::OK)
 }
 

@@ -28,10 +28,10 @@ Check 'service is restarted 5 s after a crash, each time, and after an error' {
     # SERVICE_FAILURE_ACTIONS as the registry has it: the number of actions at byte 12, from byte 20 on kind (1: restart) and milliseconds.
     $actions = $service.FailureActions
     $count = [BitConverter]::ToInt32($actions, 12)
-    $wrong = 0..($count - 1) | Where-Object {
+    $wrong = @(0..($count - 1) | Where-Object {
         [BitConverter]::ToInt32($actions, 20 + 8 * $_) -ne 1 -or [BitConverter]::ToInt32($actions, 24 + 8 * $_) -ne 5000
-    }
-    $count -eq 3 -and -not $wrong -and $service.FailureActionsOnNonCrashFailures -eq 1
+    })
+    $count -eq 3 -and $wrong.Count -eq 0 -and $service.FailureActionsOnNonCrashFailures -eq 1
 }
 Check 'event source names the program' {
     $source = Get-ItemProperty HKLM:\SYSTEM\CurrentControlSet\Services\EventLog\Application\overlay-gw

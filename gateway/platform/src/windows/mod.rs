@@ -16,6 +16,7 @@ mod outside;
 pub mod pipe;
 pub mod places;
 mod policy;
+mod process;
 pub mod security;
 mod subscription;
 mod transport;
@@ -39,6 +40,7 @@ pub use files::{
 };
 pub use host::{Host, connect_host};
 pub use outside::keep_underlay_outside;
+pub use process::Process;
 pub use transport::UdpTransport;
 pub use wait::{Event, Source, Waitable, Waker, wait_readable};
 pub use watch::{DeviceState, DeviceWatch};

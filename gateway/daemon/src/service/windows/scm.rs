@@ -409,7 +409,10 @@ pub fn stop() -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
+/// Ends with the process, not with its word that it has stopped: until then its file cannot be removed nor replaced.
 fn halt(service: &Service) -> Result<(), Failure> {
+    let process = service.query_status().ok().and_then(|status| status.process_id);
+    let process = process.and_then(|number| os::Process::open(number).ok());
     match service.stop() {
         Err(windows_service::Error::Winapi(error)) if error.raw_os_error() == Some(NOT_ACTIVE) => {}
         done => _ = done.map_err(|error| failed("stop", &error))?,
@@ -417,7 +420,9 @@ fn halt(service: &Service) -> Result<(), Failure> {
     let begin = Instant::now();
     loop {
         let status = service.query_status().map_err(|error| failed("ask", &error))?;
-        if status.current_state == ServiceState::Stopped {
+        if status.current_state == ServiceState::Stopped
+            && process.as_ref().is_none_or(|process| process.wait(PACE))
+        {
             return Ok(());
         }
         if begin.elapsed() > 2 * STOP {

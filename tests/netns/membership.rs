@@ -148,8 +148,9 @@ fn a_claim_that_is_refused_is_told_to_whose_place_it_claims(world: &World) {
     let first = Gateway::up(&one, &plan.config("cluster-1"));
     let second = Gateway::up(&two, &plan.config("cluster-2"));
     hub.client(&format!("peer add {record}")).exits(0);
-    first.wait_session(HUB);
-    second.wait_session(HUB);
+    // Until then `status` ends with another code.
+    first.wait_session("cluster-2");
+    second.wait_session("cluster-1");
     assert!(!warned(&first.status(), "claim-refused"));
     let other = Plan::of(world, &at_hub, "other");
     let claim = other.later("add-node --replace", "cluster-1=56");

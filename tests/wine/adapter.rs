@@ -1,6 +1,7 @@
 //! The adapter outlives what happens to the engine, and comes back when somebody takes it away.
 
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -136,6 +137,10 @@ fn stop_and_down_do_not_wait_for_an_adapter_that_is_being_made_again(world: &Wor
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert_eq!(windows.held(), Vec::<serde_json::Value>::new());
     windows.run("service status").exits(3);
+    // Nor does the holder go on by itself: it would try several times a second.
+    let tried = windows.count_wintun("refused create");
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(windows.count_wintun("refused create"), tried);
     fs::remove_file(windows.doubles.join("refuse-creation")).unwrap();
     windows.run("service start").exits(0);
     windows.node.reaches("172.16.8.56");

@@ -36,7 +36,7 @@ pub const TAG: usize = 16;
 /// The longest text in bytes (RFC 8439 section 2.8: the block counter has 32 bits, and block 0 is the tag's).
 pub const MAX_TEXT: u64 = (u32::MAX as u64) * 64;
 
-/// A key, on a processor that can use it. Wiped when dropped.
+/// A key, on a processor that can use it. Wiped when dropped; what sealing and opening leave on the stack is not.
 pub struct Key(imp::Key);
 
 impl std::fmt::Debug for Key {

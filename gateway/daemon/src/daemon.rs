@@ -574,8 +574,8 @@ impl Daemon {
                         }
                     }
                 }
-                Event::Notice { record } => records.push((None, record)),
-                Event::Greeted { .. } | Event::Membership { .. } => {}
+                Event::Notice { record } if self.is_own_revocation(&record) => records.push((None, record)),
+                Event::Greeted { .. } | Event::Membership { .. } | Event::Notice { .. } => {}
             }
         }
         for (from, claim) in refused {

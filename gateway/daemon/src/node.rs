@@ -75,6 +75,9 @@ pub fn clear_left_behind(folder: &Path, named: bool) -> Result<LeftBehind, Failu
     else {
         return Ok(LeftBehind::default());
     };
+    if !folder.exists() {
+        return Ok(LeftBehind::default());
+    }
     crate::service::block_on(async {
         let _lock = match state.lock() {
             Ok(lock) => lock,
@@ -231,8 +234,8 @@ impl NodeSide {
             code: "network-not-private".to_owned(),
             text: format!("{why}: the firewall's rules for it do not count, and other nodes cannot reach this one's services"),
             fix: format!(
-                "Set-NetConnectionProfile -InterfaceAlias \"{name}\" -NetworkCategory Private, in a PowerShell of an administrator; if that is refused, \
-                 look at the policies in secpol.msc, Network List Manager Policies"
+                "Set-NetConnectionProfile -InterfaceAlias \"{name}\" -NetworkCategory Private, in a PowerShell of an administrator, then `overlay-gw reload`; \
+                 if that is refused, look at the policies in secpol.msc, Network List Manager Policies"
             ),
         });
         self.warnings.iter().cloned().chain(public)

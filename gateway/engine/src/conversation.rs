@@ -131,8 +131,9 @@ impl Engine {
                 if news {
                     self.soon.store(true, Relaxed);
                 }
+                // Nothing: it has just begun, and does not know yet.
                 let seen_at = seen_at.filter(|at| !in_overlay(table, *at));
-                if leg.is_seen_at(now, seen_at) {
+                if seen_at.is_some() && leg.is_seen_at(now, seen_at) {
                     leg.mtu.restart(now);
                 }
                 if talk.is_latest(header) {

@@ -140,7 +140,7 @@ impl Engine {
         for gone in before.peers().filter(|peer| !table.holds(peer)) {
             self.give_back_labels(now, &before, &mut gone.link.lock());
         }
-        self.replace_seats(&table);
+        self.replace_seats(&before, &table);
         self.share_anew(Arc::new(table));
         self.soon.store(true, Relaxed);
     }

@@ -71,13 +71,21 @@ impl Engine {
     }
 
     /// The table has changed: only its members have seats.
-    pub(crate) fn replace_seats(&self, table: &Table) {
-        if table.settings.role == RoleSettings::Hub {
-            self.seats.replace(table.peers().filter_map(|peer| match &peer.link.lock().kin {
-                Kin::Member(seat) => Some((peer.index, table.ordinal_of(peer)?, seat.proof.confirmed?)),
-                _ => None,
-            }));
+    pub(crate) fn replace_seats(&self, before: &Table, table: &Table) {
+        if table.settings.role != RoleSettings::Hub {
+            return;
         }
+        // No link is locked while the seats are: who confirms an endpoint meanwhile holds its link and waits for the seats.
+        let confirmed = table.peers().filter_map(|peer| match &peer.link.lock().kin {
+            Kin::Member(seat) => Some((peer.index, table.ordinal_of(peer)?, seat.proof.confirmed?)),
+            _ => None,
+        });
+        let confirmed: Vec<_> = confirmed.collect();
+        let stays = |member| {
+            let peer = before.peer(member).filter(|peer| table.holds(peer))?;
+            Some((peer.index, table.ordinal_of(peer)?))
+        };
+        self.seats.replace(stays, &confirmed);
     }
 
     /// A hub: passes a member's handshake initiation on to another.

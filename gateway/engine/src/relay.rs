@@ -139,16 +139,26 @@ impl Seats {
         places.by_endpoint.insert(endpoint, member);
     }
 
-    /// Forgets all but these: member, ordinal, endpoint. Of two that have confirmed one endpoint, that is still whose it was: the
-    /// last one's.
-    pub fn replace(&self, seats: impl Iterator<Item = (PeerIndex, u16, SocketAddr)>) {
+    /// Forgets all but those who stay, `stays` tells under which index and ordinal; and seats who had confirmed an endpoint without having
+    /// a seat: member, ordinal, endpoint. Of two that have confirmed one endpoint, that is still whose it was: the last one's.
+    pub fn replace(
+        &self,
+        stays: impl Fn(PeerIndex) -> Option<(PeerIndex, u16)>,
+        confirmed: &[(PeerIndex, u16, SocketAddr)],
+    ) {
         let mut places = self.0.write();
-        let Places { by_endpoint: before, .. } = std::mem::take(&mut *places);
-        for (member, ordinal, endpoint) in seats {
-            places.by_ordinal.insert(ordinal, (member, endpoint));
-            let holder = places.by_endpoint.entry(endpoint).or_insert(member);
-            if before.get(&endpoint) == Some(&member) {
-                *holder = member;
+        let before = std::mem::take(&mut *places);
+        for (member, endpoint) in before.by_ordinal.into_values() {
+            if let Some((index, ordinal)) = stays(member) {
+                places.by_ordinal.insert(ordinal, (index, endpoint));
+            }
+        }
+        let holders = before.by_endpoint.into_iter();
+        places.by_endpoint = holders.filter_map(|(at, member)| Some((at, stays(member)?.0))).collect();
+        for (member, ordinal, endpoint) in confirmed {
+            let (_, at) = *places.by_ordinal.entry(*ordinal).or_insert((*member, *endpoint));
+            if at == *endpoint {
+                places.by_endpoint.entry(at).or_insert(*member);
             }
         }
     }
@@ -258,13 +268,23 @@ mod tests {
         assert_eq!(seats.between(at(4), 9), Err(DropReason::RelayAbsent));
         // A reload changes nothing of that, in whatever order the members come.
         seats.set(1, 7, at(3));
+        let both = |member| Some((member, u16::try_from(member).unwrap() + 6));
         for members in [[(1, 7, at(3)), (2, 8, at(3))], [(2, 8, at(3)), (1, 7, at(3))]] {
-            seats.replace(members.into_iter());
+            seats.replace(both, &members);
             assert_eq!((seats.member(at(3)), seats.between(at(3), 8)), (Some(1), Ok((1, at(3)))));
         }
-        seats.replace([(2, 8, at(3))].into_iter());
+        // What was confirmed after the reload had looked counts.
+        seats.set(2, 8, at(5));
+        seats.replace(both, &[(1, 7, at(3)), (2, 8, at(3))]);
+        assert_eq!((seats.member(at(5)), seats.place(8)), (Some(2), Some((2, at(5)))));
+        seats.set(2, 8, at(3));
+        seats.set(1, 7, at(3));
+        seats.replace(|member| both(member).filter(|_| member == 2), &[(2, 8, at(3))]);
         assert_eq!(seats.member(at(3)), Some(2), "the other is gone");
         assert_eq!((seats.member(at(4)), seats.place(8), seats.place(7)), (None, Some((2, at(3))), None));
+        // Who has got a slot has a seat at once.
+        seats.replace(both, &[(2, 8, at(3)), (3, 9, at(6))]);
+        assert_eq!((seats.member(at(6)), seats.place(9)), (Some(3), Some((3, at(6)))));
     }
 
     #[test]

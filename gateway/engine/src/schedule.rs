@@ -3,6 +3,7 @@
 use crate::control::{Capabilities, HubId, Message, Whereabouts};
 use crate::engine::Engine;
 use crate::event::Event;
+use crate::label::LOCALS;
 use crate::output::Output;
 use crate::peer::mtu::SIZE_PROBE;
 use crate::peer::node::Watched;
@@ -74,6 +75,11 @@ fn matters(leg: &Leg) -> (PeerIndex, SocketAddr, [bool; 4], u16) {
 fn has_room(out: &Output, table: &Table) -> bool {
     out.whole.room() >= usize::from(table.settings.mtu) + OVERHEAD
 }
+
+/// With fewer labels than this left, those of sessions that nobody needs are taken back. Not before: the other end may think otherwise of
+/// what is needed, and a direct path that was found is forgotten with them. Half of all: what is taken back has to rest, and the others have
+/// to last that long.
+const SCARCE: usize = LOCALS / 2;
 
 /// A member of a hub that was not heard for so long cannot be reached: it probes the hub several times a second.
 const SILENT: Duration = Duration::from_millis(1_500);
@@ -305,9 +311,10 @@ impl Engine {
     ) {
         if full {
             schedule.active.clear();
+            let scarce = table.labels.left() < SCARCE;
             for peer in table.peers().filter(|peer| peer.settings.kind != PeerKind::Hub) {
                 let mut link = peer.link.lock();
-                if link.tunnel.is_attached() && link.is_idle(now, &peer.settings) {
+                if scarce && link.tunnel.is_attached() && link.is_idle(now, &peer.settings) {
                     self.give_back_labels(now, table, &mut link);
                 }
                 if !link.tunnel.is_attached() && link.tunnel.is_wanted() {

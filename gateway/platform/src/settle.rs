@@ -181,6 +181,8 @@ pub async fn clear<H: HostNet>(
         }
     }
     let Some(facts) = facts else {
+        // On Windows somebody may just be making it.
+        cleared.device_removed = host.delete_device().await?;
         if let Some(record) = record {
             record.remove()?;
         }

@@ -11,7 +11,7 @@ pub const BLOCK: usize = 16;
 /// A sum under a one-time key.
 #[derive(Clone, Copy)]
 pub struct Poly {
-    /// The lowest word first; the third is 5 at most.
+    /// The lowest word first; the third is 6 at most.
     pub sum: [u64; 3],
     pub factor: Factor,
 }

@@ -69,6 +69,14 @@ impl Daemon {
         }
     }
 
+    /// Whether this came in the open and says what it may say there: that this host itself is a member no more. Whether it is signed, the book
+    /// finds out; anybody can send such bytes.
+    pub(super) fn is_own_revocation(&self, record: &[u8]) -> bool {
+        let own = self.config.private_key().map(|key| key.public());
+        let record = SignedRecord::from_bytes(record);
+        record.is_ok_and(|record| record.record().revoked && Some(record.record().public_key) == own)
+    }
+
     /// Takes in signed records that other gateways handed on, and puts in force what follows.
     /// `records`: each with who handed it on, if that was in a session.
     pub(super) async fn records_arrived(&mut self, records: &[(Option<[u8; 32]>, Vec<u8>)]) {
@@ -87,6 +95,12 @@ impl Daemon {
             {
                 self.tell_refused(*from, &claim);
             }
+        }
+        let changed = |outcome: &NetworkOutcome| {
+            matches!(outcome, NetworkOutcome::Merged(Merge::New | Merge::Newer { .. }))
+        };
+        if !outcomes.iter().any(changed) {
+            return;
         }
         self.answer_revoked();
         let config = self.members.apply(&self.file);

@@ -3,6 +3,7 @@
 
 use super::HostEvent;
 use crate::cli::Command;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{Location, PanicHookInfo};
 use std::sync::Mutex;
 use tracing_subscriber::EnvFilter;
@@ -33,6 +34,12 @@ fn log_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let text = panic_in_words(std::thread::current().name(), panic.location(), message(panic));
+        // With RUST_BACKTRACE=1, as without this hook.
+        let trace = Backtrace::capture();
+        let text = match trace.status() {
+            BacktraceStatus::Captured => format!("{text}\n{trace}"),
+            _ => text,
+        };
         if tracing::enabled!(tracing::Level::ERROR) {
             tracing::error!("{text}");
         } else {

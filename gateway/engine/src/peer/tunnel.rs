@@ -294,7 +294,9 @@ impl Tunnel {
     /// Gives up label and sessions.
     pub fn detach(&mut self) {
         (self.tunn, self.receiver, self.established, self.wanted) = (None, None, None, None);
-        (self.session, self.confirmed) = (false, false);
+        (self.session, self.confirmed, self.lost, self.suspect, self.renewed) = Default::default();
+        // The next one begins at once, whatever this one has tried.
+        (self.attempts, self.next_attempt, self.last_heard) = (0, None, None);
     }
 
     /// Whether the tunnel has a label.

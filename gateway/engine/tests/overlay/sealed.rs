@@ -398,7 +398,7 @@ fn a_member_that_sends_without_any_regard_is_held_back_and_the_others_are_not() 
 }
 
 #[test]
-fn a_session_that_nobody_needs_is_given_up_and_opened_again_by_the_next_packet() {
+fn after_a_silence_of_minutes_the_next_packet_opens_a_session() {
     let mut world = World::new();
     world.engine(1, hub([56, 64].map(|n| to_speaking_node(1, n, Sealing::Never)).into()));
     let cold = |me, other| PeerSettings { warm: false, ..to_speaking_node(me, other, Sealing::Required) };
@@ -407,16 +407,10 @@ fn a_session_that_nobody_needs_is_given_up_and_opened_again_by_the_next_packet()
     world.of(b).set_live(Some(vec![addr(65)]));
     world.run(ms(3000));
     for _ in 0..3 {
-        // As long as somebody sends now and then, it stays.
-        for _ in 0..4 {
-            world.send(a, &udp(addr(57), addr(65), b"x"));
-            world.run(ms(200));
-            assert_eq!(world.inbox(b).len(), 1);
-            world.run(Duration::from_secs(100));
-            assert!(world.session(a, b) && world.session(b, a));
-        }
-        world.run(Duration::from_secs(100));
-        assert!(!world.session(a, b) && !world.session(b, a));
+        world.send(a, &udp(addr(57), addr(65), b"x"));
+        world.run(ms(200));
+        assert_eq!(world.inbox(b).len(), 1);
+        world.run(Duration::from_secs(250));
     }
 }
 

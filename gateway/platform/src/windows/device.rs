@@ -18,11 +18,12 @@ use windows_sys::Win32::Foundation::{ERROR_BUFFER_OVERFLOW, HANDLE};
 
 use super::{
     dll::{Dll, DllFacts},
-    holder,
+    doubles, holder,
     host::Host,
+    iphelper,
     wait::{Source, Waitable},
 };
-use crate::{Device, DeviceDrops, DeviceError, DeviceIdentity, DeviceSpec, HostNet, Layer, Opened};
+use crate::{Device, DeviceDrops, DeviceError, DeviceIdentity, DeviceSpec, Layer, Opened, guid};
 
 /// Bytes of each ring: 16 MiB hold about 40 ms at 3 Gb/s (Wintun takes powers of two from 128 KiB to 64 MiB).
 const RING: u32 = 16 << 20;
@@ -79,12 +80,15 @@ impl TunDevice {
             return Err(DeviceError::NoTap);
         }
         let dll = Dll::load()?;
-        if let Some(facts) = host.device().await?
-            && !facts.marked
+        // Its holder is not asked for this: it has more time to answer below. Under Wine the interface is Linux'.
+        if doubles::host(&name).is_none()
+            && let Some(luid) = iphelper::luid_of(&name)
+            && !iphelper::guid_of(luid).is_some_and(guid::is_ours)
         {
             return Err(DeviceError::NotOurs { name });
         }
         let (about, adopted) = holder::ensure(&name, spec.guid).await?;
+        host.note_creation(about.id);
         let session = open_session(&dll, &name).await?;
         let opened = |source| DeviceError::Io { name: name.clone(), source };
         let event = session.get_read_wait_event().map_err(|error| opened(io_error(error)))?;

@@ -112,7 +112,7 @@ async fn ask(name: &str, what: Ask, patience: Duration) -> io::Result<About> {
 pub async fn ensure(name: &str, guid: u128) -> Result<(About, bool), DeviceError> {
     let failed = |source| DeviceError::Io { name: name.to_owned(), source };
     let wanted = guid::text(guid);
-    let mut started = false;
+    let mut started: Option<Instant> = None;
     let (begin, mut said) = (Instant::now(), String::new());
     loop {
         match about(name, PATIENCE).await {
@@ -120,7 +120,7 @@ pub async fn ensure(name: &str, guid: u128) -> Result<(About, bool), DeviceError
                 // Of another slot: this node was given a new one. Its adapter makes room.
                 end(name).await?;
             }
-            Heard::Holder(about) if about.holding => return Ok((about, !started)),
+            Heard::Holder(about) if about.holding => return Ok((about, started.is_none())),
             Heard::Holder(about) => {
                 if let Some(trouble) = about.trouble.filter(|trouble| *trouble != said) {
                     tracing::info!(adapter = name, trouble, "the adapter is not there yet");
@@ -129,10 +129,10 @@ pub async fn ensure(name: &str, guid: u128) -> Result<(About, bool), DeviceError
             }
             // Another could not begin beside it.
             Heard::Nothing(error) => said = format!("the process that holds it does not answer: {error}"),
-            Heard::NoHolder if started && begin.elapsed() < PATIENCE => {}
-            Heard::NoHolder if !started => {
+            Heard::NoHolder if started.is_some_and(|at| at.elapsed() < PATIENCE) => {}
+            Heard::NoHolder if started.is_none() => {
                 start(name, guid).map_err(failed)?;
-                started = true;
+                started = Some(Instant::now());
             }
             Heard::NoHolder => {
                 let text =
@@ -195,6 +195,15 @@ fn spawn(program: &Path, name: &str, guid: u128) -> io::Result<()> {
     command.creation_flags(alone).spawn().map(|_| ())
 }
 
+/// What there is to do about a holder that does not answer, and why it does not.
+pub(super) fn in_words(error: &io::Error) -> io::Error {
+    let text = format!(
+        "the process that holds it does not answer ({error})\n    end it by hand, and the adapter goes with it: overlay-gw.exe in {}",
+        places::root().join("holder").display()
+    );
+    io::Error::new(error.kind(), text)
+}
+
 /// Has the holder remove the adapter `name`, and waits until it is gone. `false`: there was no holder.
 ///
 /// # Errors
@@ -204,13 +213,7 @@ pub async fn end(name: &str) -> Result<bool, HostError> {
     match ask(name, Ask::End, PATIENCE).await {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => {
-            let text = format!(
-                "the process that holds it does not answer ({error})\n    end it by hand, and the adapter goes with it: overlay-gw.exe in {}",
-                places::root().join("holder").display()
-            );
-            return Err(refused(io::Error::new(error.kind(), text)));
-        }
+        Err(error) => return Err(refused(in_words(&error))),
     }
     let begin = Instant::now();
     while !matches!(about(name, PATIENCE).await, Heard::NoHolder) {

@@ -74,7 +74,7 @@ impl Creation {
             }
             Heard::Holder(_) | Heard::NoHolder => Ok(None),
             Heard::Nothing(source) => match self.id.load(Relaxed) {
-                0 => Err(asked("adapter", source)),
+                0 => Err(asked("adapter", holder::in_words(&source))),
                 id => Ok(Some(id)),
             },
         }

@@ -222,17 +222,20 @@ pub fn uninstall(purge: bool, global: &Global) -> Result<u8, Failure> {
     }
     if purge {
         // Also when the host has refused something: the key must not stay for its sake.
-        if let Some(folder) = &global.state_dir {
-            purge_state(folder)?;
-        }
+        let chosen = global.state_dir.as_deref().map_or(Ok(()), purge_state);
         self::purge(taken.as_deref().unwrap_or_default())?;
+        chosen?;
     }
     match taken?.as_slice() {
         [] => println!("uninstalled"),
         kept => println!(
             "uninstalled; the adapter stays, with the process that holds it, for {} on it, which overlay-gw has not added; when that is offline in the \
-             cluster, `overlay-gw down` takes the adapter away",
-            kept.join(", ")
+             cluster, `overlay-gw down{}` takes the adapter away",
+            kept.join(", "),
+            global
+                .state_dir
+                .map(|folder| format!(" --state-dir \"{}\"", folder.display()))
+                .unwrap_or_default()
         ),
     }
     Ok(exit::OK)
@@ -274,9 +277,12 @@ fn words(command: &str) -> Vec<String> {
     words
 }
 
-/// What no adapter needs any more: the boot's id in the registry, and the driver, unless another program has an adapter of it.
+/// What no adapter needs any more: the boot's id in the registry, unless there is another record, which counts by it; and the driver, unless
+/// another program has an adapter of it.
 fn forget_system() {
-    if let Err(error) = os::forget_boot() {
+    let folders = std::fs::read_dir(places::state_root()).into_iter().flatten().flatten();
+    let needed = folders.map(|folder| folder.path().join(record::FILE)).any(|record| record.exists());
+    if !needed && let Err(error) = os::forget_boot() {
         eprintln!("warning: HKLM\\SOFTWARE\\overlay-gw stays in the registry: {error}");
     }
     if let Err(error) = os::delete_driver() {

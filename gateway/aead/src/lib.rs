@@ -20,6 +20,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod common;
+#[cfg(target_arch = "x86_64")]
 #[path = "x86.rs"]
 mod imp;
 #[cfg(not(target_arch = "x86_64"))]

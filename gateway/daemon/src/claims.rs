@@ -142,21 +142,12 @@ impl Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use overlay_config::membership::{RecordKind, SigningKey};
-    use overlay_config::{DEFAULT_OVERLAY, PublicKey, Slot};
+    use crate::members::tests::node;
+    use overlay_config::DEFAULT_OVERLAY;
+    use overlay_config::membership::SigningKey;
 
     fn record(signer: u8, key: u8, octet: u8, name: &str, serial: u64) -> SignedRecord {
-        let slot = Slot::new(format!("172.16.8.{octet}/29").parse().unwrap()).unwrap();
-        let record = Record {
-            public_key: PublicKey([key; 32]),
-            name: name.to_owned(),
-            kind: RecordKind::Node(slot),
-            serial,
-            revoked: false,
-            hubs: Vec::new(),
-            networks: Vec::new(),
-            endpoints: Vec::new(),
-        };
+        let record = node([key; 32], name, &format!("172.16.8.{octet}/29"), serial);
         SigningKey::from_bytes([signer; 32]).sign(record, DEFAULT_OVERLAY).unwrap()
     }
 

@@ -245,27 +245,17 @@ impl Gossip {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use overlay_config::membership::{MAX_RECORD_BYTES, Record, RecordKind, SignedRecord, SigningKey};
-    use overlay_config::{PublicKey, Slot};
+    use crate::members::tests::node;
+    use overlay_config::membership::{MAX_RECORD_BYTES, SignedRecord, SigningKey};
     use overlay_engine::control::MAX_MEMBERSHIP;
 
     const _: () = assert!(Digest::BYTES < MAX_MEMBERSHIP && Listing::MAX_BYTES < MAX_MEMBERSHIP);
     const _: () = assert!(MAX_RECORD_BYTES < MAX_MEMBERSHIP && MOST_WANTED * 8 < MAX_MEMBERSHIP);
 
     fn record(key: &SigningKey, number: u8, serial: u64) -> SignedRecord {
-        let slot = Slot::new(format!("10.0.{number}.0/29").parse().unwrap()).unwrap();
         let mut public_key = [number; 32];
         public_key[0] = number.wrapping_mul(37);
-        let record = Record {
-            name: format!("node-{number}"),
-            public_key: PublicKey(public_key),
-            kind: RecordKind::Node(slot),
-            hubs: Vec::new(),
-            networks: Vec::new(),
-            endpoints: Vec::new(),
-            serial,
-            revoked: false,
-        };
+        let record = node(public_key, &format!("node-{number}"), &format!("10.0.{number}.0/29"), serial);
         key.sign(record, "10.0.0.0/16".parse().unwrap()).unwrap()
     }
 

@@ -322,7 +322,7 @@ fn warning(code: &str, text: String, fix: &str) -> Warning {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::cli::Global;
     use crate::config_file::Kind;
@@ -335,18 +335,22 @@ mod tests {
         SigningKey::from_bytes([42; 32])
     }
 
-    fn record(key: u8, octet: u8, serial: u64) -> SignedRecord {
-        let slot = Slot::new(format!("172.16.8.{octet}/29").parse().unwrap()).unwrap();
-        let record = Record {
-            public_key: PublicKey([key; 32]),
-            name: format!("cluster-{octet}"),
-            kind: RecordKind::Node(slot),
+    /// A node's record that says nothing but what it must.
+    pub fn node(public_key: [u8; 32], name: &str, slot: &str, serial: u64) -> Record {
+        Record {
+            public_key: PublicKey(public_key),
+            name: name.to_owned(),
+            kind: RecordKind::Node(Slot::new(slot.parse().unwrap()).unwrap()),
             serial,
             revoked: false,
             hubs: Vec::new(),
             networks: Vec::new(),
             endpoints: Vec::new(),
-        };
+        }
+    }
+
+    fn record(key: u8, octet: u8, serial: u64) -> SignedRecord {
+        let record = node([key; 32], &format!("cluster-{octet}"), &format!("172.16.8.{octet}/29"), serial);
         administrator().sign(record, DEFAULT_OVERLAY).unwrap()
     }
 

@@ -433,8 +433,7 @@ impl Engine {
             }
             if let Opened::Reply(len) = opened {
                 let reply = room.buffer().get(..len).unwrap_or_default();
-                link.responded(from, reply);
-                link.answers(from, datagram.first(), &self.legs, |to| _ = out.net.push(to, reply));
+                link.answer(from, datagram.first(), reply, &self.legs, &mut out.net);
             }
             opened
         } else {
@@ -469,8 +468,7 @@ impl Engine {
             }
             if let Opened::Reply(len) = opened {
                 let reply = buffer.get(..len).unwrap_or_default();
-                link.responded(from, reply);
-                link.answers(from, datagram.first(), &self.legs, |to| _ = out.net.push(to, reply));
+                link.answer(from, datagram.first(), reply, &self.legs, &mut out.net);
             }
             opened
         };

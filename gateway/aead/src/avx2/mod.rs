@@ -7,6 +7,7 @@ mod poly;
 mod rounds;
 
 use crate::TAG;
+use crate::common::{BLOCK, DOUBLE_ROUNDS, SIGMA, is_same, word};
 use poly::Poly;
 use rounds::State;
 use std::arch::x86_64::{
@@ -15,19 +16,11 @@ use std::arch::x86_64::{
     _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64, _mm256_xor_si256,
 };
 
-/// Bytes of one block of key stream.
-const BLOCK: usize = 64;
-
 /// Blocks of key stream that are made at once, one a lane.
 const LANES: usize = 8;
 
 /// Bytes of them.
 const GROUP: usize = LANES * BLOCK;
-
-const DOUBLE_ROUNDS: usize = 10;
-
-/// "expand 32-byte k", as words.
-const SIGMA: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
 /// The processor has what the functions here need.
 pub fn is_here() -> bool {
@@ -76,8 +69,7 @@ pub fn open(key: &[u8; 32], nonce: &[u8; 12], text: &mut [u8], tag: &[u8; TAG]) 
     }
     poly.padded(rest);
     let wanted = poly.finish(text.len(), &one_time);
-    // As one number: compared without a branch.
-    let authentic = u128::from_le_bytes(wanted) ^ u128::from_le_bytes(*tag) == 0;
+    let authentic = is_same(wanted, tag);
     if authentic {
         let (front, mut rest) = text.split_at_mut(text.len().min(GROUP - BLOCK));
         combine(front, &first.0[BLOCK..]);
@@ -164,12 +156,6 @@ impl Cipher {
         // Never more blocks than the counter has numbers for (MAX_TEXT).
         self.0[12] = _mm256_add_epi32(self.0[12], _mm256_set1_epi32(LANES as i32));
     }
-}
-
-/// Word `n` of a key or a nonce.
-fn word(bytes: &[u8], n: usize) -> i32 {
-    let bytes = bytes.get(4 * n..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
-    i32::from_le_bytes(bytes)
 }
 
 /// From a vector a word to 64 bytes a block.

@@ -3,6 +3,7 @@
 //! The sum m1 r^n + m2 r^(n-1) + ... + mn r is kept without its last factor: it is multiplied before a block is added, not behind it. So the
 //! block can be added to what the product has early, and the carries, which come late, find it there.
 
+use crate::common::half;
 use std::arch::asm;
 
 /// Bytes of a block.
@@ -122,10 +123,6 @@ impl Poly {
         let sum = u128::from(pick(h1, g1)) << 64 | u128::from(pick(h0, g0));
         sum.wrapping_add(u128::from(half(key, 24)) << 64 | u128::from(half(key, 16))).to_le_bytes()
     }
-}
-
-fn half(key: &[u8; 32], at: usize) -> u64 {
-    key.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]

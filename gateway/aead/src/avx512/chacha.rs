@@ -4,6 +4,7 @@
 //! its own results half of the time, since each instruction needs the one before it; side by side they fill the processor, and
 //! make the 24 blocks that a full packet needs in little more time than 16 (benches/README.md).
 
+use crate::common::{BLOCK, DOUBLE_ROUNDS, SIGMA, word};
 use std::arch::x86_64::{
     __m512i, _mm_setr_epi32, _mm512_add_epi32, _mm512_broadcast_i32x4, _mm512_loadu_si512,
     _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_rol_epi32, _mm512_set1_epi32, _mm512_setr_epi32,
@@ -11,14 +12,6 @@ use std::arch::x86_64::{
     _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
     _mm512_xor_si512,
 };
-
-/// Bytes of one block.
-pub const BLOCK: usize = 64;
-
-const DOUBLE_ROUNDS: usize = 10;
-
-/// "expand 32-byte k", as words.
-const SIGMA: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
 /// The first sixteen blocks from block `counter` on, one block a vector.
 #[inline]
@@ -81,12 +74,6 @@ fn rows(key: &[u8; 32], nonce: &[u8; 12], counter: u32) -> [__m512i; 4] {
         row([word(key, 4), word(key, 5), word(key, 6), word(key, 7)]),
         _mm512_add_epi32(d, lanes),
     ]
-}
-
-/// Word `n` of a key or a nonce.
-fn word(bytes: &[u8], n: usize) -> i32 {
-    let bytes = bytes.get(4 * n..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
-    i32::from_le_bytes(bytes)
 }
 
 /// What comes of columns after the last round.

@@ -4,7 +4,8 @@ mod chacha;
 mod poly;
 
 use crate::TAG;
-use chacha::{BLOCK, apply, sixteen, twenty_four};
+use crate::common::{BLOCK, is_same};
+use chacha::{apply, sixteen, twenty_four};
 use std::arch::x86_64::{__m512i, _mm512_storeu_si512};
 
 /// The processor has what the functions here need.
@@ -50,8 +51,7 @@ fn seal_from(first: &[__m512i], key: &[u8; 32], nonce: &[u8; 12], text: &mut [u8
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 fn open_from(first: &[__m512i], key: &[u8; 32], nonce: &[u8; 12], text: &mut [u8], tag: &[u8; TAG]) -> bool {
     let wanted = poly::tag(&one_time_key(first), text);
-    // As one number: compared without a branch.
-    let authentic = u128::from_le_bytes(wanted) ^ u128::from_le_bytes(*tag) == 0;
+    let authentic = is_same(wanted, tag);
     if authentic {
         encrypt(first, key, nonce, text);
     }

@@ -3,6 +3,7 @@
 //! The sum m1 r^n + m2 r^(n-1) + ... + mn r is taken apart into eight, one for each of the vector's lanes, each with steps of r^8.
 //! A block of zeros without the bit behind it adds nothing, so a message is filled up to whole groups of eight at its front.
 
+use crate::common::half;
 use std::arch::x86_64::{
     __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_broadcastq_epi64, _mm512_castsi512_si128,
     _mm512_loadu_si512, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64, _mm512_mask_blend_epi64,
@@ -74,10 +75,6 @@ fn clamp(key: &[u8; 32]) -> Number {
     let low = half(key, 0) & 0x0fff_fffc_0fff_ffff;
     let high = half(key, 8) & 0x0fff_fffc_0fff_fffc;
     [low & MASK44, (low >> 44 | high << 20) & MASK44, high >> 24]
-}
-
-fn half(key: &[u8; 32], at: usize) -> u64 {
-    key.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 #[inline]

@@ -82,12 +82,14 @@ impl Daemon {
     pub(super) async fn records_arrived(&mut self, records: &[(Option<[u8; 32]>, Vec<u8>)]) {
         let bytes: Vec<&[u8]> = records.iter().map(|(_, bytes)| bytes.as_slice()).collect();
         let outcomes = self.members.merge_from_network(&bytes);
+        let mut changed = false;
         for (outcome, (from, bytes)) in outcomes.iter().zip(records) {
             let (NetworkOutcome::Merged(outcome), Ok(record)) = (outcome, SignedRecord::from_bytes(bytes))
             else {
                 continue;
             };
             if let Merge::New | Merge::Newer { .. } = outcome {
+                changed = true;
                 self.spread(bytes, Some(record.record().public_key.0), from.as_ref());
             } else if let Some(claim) = Claim::of(&record, outcome).filter(Claim::is_worse_than_old)
                 && from.is_some()
@@ -96,10 +98,7 @@ impl Daemon {
                 self.tell_refused(*from, &claim);
             }
         }
-        let changed = |outcome: &NetworkOutcome| {
-            matches!(outcome, NetworkOutcome::Merged(Merge::New | Merge::Newer { .. }))
-        };
-        if !outcomes.iter().any(changed) {
+        if !changed {
             return;
         }
         self.answer_revoked();

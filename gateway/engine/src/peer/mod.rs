@@ -455,16 +455,24 @@ impl Drop for LinkGuard<'_> {
 }
 
 impl LinkState {
-    /// Where a message goes that answers the datagram of this type from `from`: back, but for the first message of a session, which answers
+    /// Sends `reply`, which answers the datagram of this type from `from`: back, but for the first message of a session, which answers
     /// a response. That is for where the peer is known to be, if somebody else may have sent the response again.
-    pub(crate) fn answers(
-        &self,
+    pub(crate) fn answer(
+        &mut self,
         from: SocketAddr,
         kind: Option<&u8>,
+        reply: &[u8],
         legs: &RwLock<Vec<Leg>>,
-        mut to: impl FnMut(SocketAddr),
+        net: &mut DatagramBatch,
     ) {
+        let mut to = |endpoint| _ = net.push(endpoint, reply);
         let copied = kind == Some(&2) && self.endpoint.is_some_and(|endpoint| endpoint != from);
+        match &mut self.kin {
+            Kin::Plain => {}
+            Kin::Hub(leg) => leg.proof.responded(from, reply),
+            Kin::Member(seat) => seat.proof.responded(from, reply),
+            Kin::Node(node) => node.proof.responded(from, reply),
+        }
         match &self.kin {
             Kin::Node(node) if copied && !node.paths.is_known(from) => {
                 if matches!(Paths::way_from(from, &legs.read()), path::Way::Via(_)) {
@@ -474,16 +482,6 @@ impl LinkState {
             }
             Kin::Hub(_) | Kin::Member(_) if copied => self.endpoint.into_iter().for_each(to),
             _ => to(from),
-        }
-    }
-
-    /// A handshake response was sent to an endpoint.
-    pub(crate) fn responded(&mut self, to: SocketAddr, response: &[u8]) {
-        match &mut self.kin {
-            Kin::Plain => {}
-            Kin::Hub(leg) => leg.proof.responded(to, response),
-            Kin::Member(seat) => seat.proof.responded(to, response),
-            Kin::Node(node) => node.proof.responded(to, response),
         }
     }
 

@@ -107,10 +107,7 @@ impl Proof {
             let pace = if *to == endpoint { CHALLENGE_PACE } else { CHALLENGE_LEAST };
             now.saturating_duration_since(*at) < pace
         });
-        if soon {
-            return None;
-        }
-        if !self.spend(endpoint, CHALLENGE_BYTES) {
+        if soon || !self.spend(endpoint, CHALLENGE_BYTES) {
             return None;
         }
         let nonce = nonce();

@@ -1,16 +1,20 @@
 //! Other processes: waiting for their end.
 #![allow(unsafe_code, reason = "the calls of the system have no safe form; each says why it is sound")]
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle},
+    time::Duration,
+};
 
 use windows_sys::Win32::{
-    Foundation::{CloseHandle, HANDLE, WAIT_OBJECT_0},
+    Foundation::WAIT_OBJECT_0,
     System::Threading::{OpenProcess, PROCESS_SYNCHRONIZE, WaitForSingleObject},
 };
 
 /// A process that is waited for. Its number is not given to another one meanwhile.
 #[derive(Debug)]
-pub struct Process(HANDLE);
+pub struct Process(OwnedHandle);
 
 impl Process {
     /// The process with this number.
@@ -20,7 +24,11 @@ impl Process {
     pub fn open(number: u32) -> io::Result<Self> {
         // SAFETY: no pointer is involved.
         let handle = unsafe { OpenProcess(PROCESS_SYNCHRONIZE, 0, number) };
-        if handle.is_null() { Err(io::Error::last_os_error()) } else { Ok(Self(handle)) }
+        if handle.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: opened just now, and nobody has a copy.
+        Ok(Self(unsafe { OwnedHandle::from_raw_handle(handle) }))
     }
 
     /// Waits until it has ended, `most` at most; whether it has.
@@ -28,14 +36,7 @@ impl Process {
     pub fn wait(&self, most: Duration) -> bool {
         let most = u32::try_from(most.as_millis()).unwrap_or(u32::MAX - 1);
         // SAFETY: the handle is open as long as `self`.
-        unsafe { WaitForSingleObject(self.0, most) == WAIT_OBJECT_0 }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // SAFETY: opened by `open`, and nobody has a copy.
-        unsafe { CloseHandle(self.0) };
+        unsafe { WaitForSingleObject(self.0.as_raw_handle(), most) == WAIT_OBJECT_0 }
     }
 }
 

@@ -15,8 +15,9 @@ enum Form {
     Avx2,
 }
 
-/// With AVX2 a group of eight blocks is made whatever is needed of it, so short texts are quicker elsewhere.
-const LEAST_AVX2: usize = 320;
+/// With AVX2 a group of eight blocks is made whatever is needed of it, so short texts are quicker elsewhere; and what is longer than a packet
+/// of 1,500 bytes is opened in two passes.
+const WORTH_WHILE_AVX2: std::ops::RangeInclusive<usize> = 320..=4096;
 
 impl Drop for Key {
     fn drop(&mut self) {
@@ -48,7 +49,7 @@ impl Key {
     pub fn is_worth_while(&self, len: usize) -> bool {
         match self.form {
             Form::Avx512 => true,
-            Form::Avx2 => len >= LEAST_AVX2,
+            Form::Avx2 => WORTH_WHILE_AVX2.contains(&len),
         }
     }
 

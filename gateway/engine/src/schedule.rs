@@ -314,7 +314,8 @@ impl Engine {
             let scarce = table.labels.left() < SCARCE;
             for peer in table.peers().filter(|peer| peer.settings.kind != PeerKind::Hub) {
                 let mut link = peer.link.lock();
-                if scarce && link.tunnel.is_attached() && link.is_idle(now, &peer.settings) {
+                // Asked at each tick: it also notes when there were packets.
+                if link.tunnel.is_attached() && link.is_idle(now, &peer.settings) && scarce {
                     self.give_back_labels(now, table, &mut link);
                 }
                 if !link.tunnel.is_attached() && link.tunnel.is_wanted() {
